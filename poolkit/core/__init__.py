@@ -1,0 +1,1 @@
+"""What every pool is made of. Knows no driver."""

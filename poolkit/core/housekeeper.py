@@ -1,0 +1,137 @@
+"""The one background thread of a process: timers for probes, reaping and checks.
+
+It starts with the first timer and ends with the last, so a process whose pools are closed has no thread
+left. What it runs must be short; it is a daemon and never keeps the interpreter alive. After a fork
+the child starts with an empty one; pools that open there plan their timers anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from random import uniform
+from time import monotonic
+
+logger = logging.getLogger("poolkit")
+
+
+class Timer:
+    """A call that is planned. Cancelling is idempotent."""
+
+    __slots__ = ("_call", "_owner", "cancelled", "period")
+
+    def __init__(self, owner: Housekeeper, call: Callable[[], None], period: float | None) -> None:
+        self._owner = owner
+        # Bound methods are held weakly: a pool that was dropped unclosed must not live on in here.
+        self._call: Callable[[], Callable[[], None] | None]
+        if hasattr(call, "__self__"):
+            self._call = weakref.WeakMethod(call)
+        else:
+            self._call = lambda: call
+        self.period = period
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Do not call any more."""
+        self.cancelled = True
+        self._owner._wake()
+
+    def run(self) -> None:
+        """Call now; what it raises is logged."""
+        call = self._call()
+        if call is None:
+            self.cancelled = True
+            return
+        try:
+            call()
+        except Exception:
+            logger.exception("a periodic task of poolkit failed: %r", call)
+
+
+class Housekeeper:
+    """Calls things later, one after the other, in one thread."""
+
+    def __init__(self) -> None:
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        # Guarded by _changed:
+        self._due: list[tuple[float, int, Timer]] = []
+        self._thread: threading.Thread | None = None
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call once, *seconds* from now."""
+        return self._plan(seconds, Timer(self, call, None))
+
+    def every(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call again and again, about *seconds* apart (jittered by a tenth, so that pools spread)."""
+        return self._plan(uniform(0.9, 1.1) * seconds, Timer(self, call, seconds))
+
+    def join(self, timeout: float) -> None:
+        """Wait up to *timeout* seconds for the thread to end, if nothing is planned any more."""
+        with self._changed:
+            self._drop_cancelled_locked()
+            thread = self._thread if not self._due else None
+            self._changed.notify()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _plan(self, seconds: float, timer: Timer) -> Timer:
+        with self._changed:
+            heapq.heappush(self._due, (monotonic() + seconds, next(self._order), timer))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="poolkit-housekeeper", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify()
+        return timer
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while (timer := self._next()) is not None:
+            timer.run()
+            if timer.period is not None and not timer.cancelled:
+                self._plan(uniform(0.9, 1.1) * timer.period, timer)
+            del timer  # or it, and what it calls, would live until the next one is due
+
+    def _next(self) -> Timer | None:
+        """Wait for the next timer that is due; None when nothing is planned: then the thread ends."""
+        with self._changed:
+            while True:
+                self._drop_cancelled_locked()
+                if not self._due:
+                    self._thread = None
+                    return None
+                wait = self._due[0][0] - monotonic()
+                if wait <= 0:
+                    return heapq.heappop(self._due)[2]
+                self._changed.wait(wait)
+
+    def _drop_cancelled_locked(self) -> None:
+        if any(timer.cancelled for _, _, timer in self._due):
+            self._due = [entry for entry in self._due if not entry[2].cancelled]
+            heapq.heapify(self._due)
+
+
+_current = Housekeeper()
+
+
+def housekeeper() -> Housekeeper:
+    """Return the housekeeper of this process."""
+    return _current
+
+
+def _after_fork() -> None:
+    global _current
+    _current = Housekeeper()
+
+
+os.register_at_fork(after_in_child=_after_fork)

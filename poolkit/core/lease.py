@@ -1,0 +1,142 @@
+"""Leases, and the book of who holds what.
+
+A lease is one use of one connection by one thread. Knowing who holds it must cost next to nothing, so a
+lease keeps the caller's code object and offset, and works out file and line only when somebody asks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from time import perf_counter
+from types import CodeType, FrameType
+from typing import Any, Generic, TypeVar
+
+ResourceT = TypeVar("ResourceT")
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a connection: ``thread_name``, ``call_site`` (``file:line in function``), ``held_for`` seconds."""
+
+    thread_name: str
+    call_site: str
+    held_for: float
+    thread: threading.Thread
+
+    def stack(self) -> str:
+        """Return where that thread is now, as a traceback; empty if it has ended."""
+        frame = self._frame()
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+    def now_at(self) -> str:
+        """Return in one line where that thread is now, outside of poolkit and its drivers."""
+        frame = self._frame()
+        if frame is None:
+            return "nowhere: it has ended"
+        return _describe(frame.f_code, frame.f_lasti)
+
+    def describe(self) -> str:
+        """Return all of it in one line."""
+        return (
+            f"thread {self.thread_name!r} for {self.held_for:.3f} s, "
+            f"acquired at {self.call_site}, now at {self.now_at()}"
+        )
+
+    def _frame(self) -> FrameType | None:
+        ident = self.thread.ident
+        if ident is None or not self.thread.is_alive():
+            return None
+        return sys._current_frames().get(ident)
+
+
+class Lease(Generic[ResourceT]):
+    """One use of one connection by one thread.
+
+    It refers to the connection weakly: the borrower owns it, so that a connection that was forgotten
+    is noticed when it is collected.
+    """
+
+    __slots__ = ("_code", "_offset", "_resource", "since", "thread", "waited")
+
+    def __init__(self, resource: ResourceT, waited: float, caller: FrameType) -> None:
+        self._resource = weakref.ref(resource)
+        self._code: CodeType = caller.f_code
+        self._offset: int = caller.f_lasti
+        self.thread = threading.current_thread()
+        self.waited = waited
+        self.since = perf_counter()
+
+    @property
+    def resource(self) -> ResourceT | None:
+        """The connection; None if it has been collected."""
+        return self._resource()
+
+    def holder(self) -> Holder:
+        """Return who holds it, as it is now."""
+        return Holder(
+            thread_name=self.thread.name,
+            call_site=_describe(self._code, self._offset),
+            held_for=perf_counter() - self.since,
+            thread=self.thread,
+        )
+
+
+class LeaseBook(Generic[ResourceT]):
+    """All leases that are open. Adding and striking out are single dict operations, atomic without a lock."""
+
+    __slots__ = ("_open", "forgotten")
+
+    def __init__(self) -> None:
+        self._open: dict[Lease[ResourceT], None] = {}
+        # Filled by finalizers, which run at any point of any thread and so may take no lock.
+        self.forgotten: deque[tuple[Lease[ResourceT], ResourceT]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, lease: Lease[ResourceT]) -> None:
+        """Enter *lease*."""
+        self._open[lease] = None
+
+    def strike(self, lease: Lease[ResourceT]) -> bool:
+        """Strike *lease* out. True for exactly one caller: that one has to return the connection."""
+        return self._open.pop(lease, self) is None
+
+    def holders(self) -> list[Holder]:
+        """Return who holds connections now, the longest first."""
+        return sorted(
+            (lease.holder() for lease in self._open.copy()), key=lambda holder: -holder.held_for
+        )
+
+    def orphans(self) -> list[Lease[ResourceT]]:
+        """Return the leases whose thread has ended."""
+        return [lease for lease in self._open.copy() if not lease.thread.is_alive()]
+
+
+def caller() -> FrameType:
+    """Return the innermost frame outside of poolkit and contextlib: the user's."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_PACKAGE) and not file.endswith("contextlib.py"):
+            break
+        frame = frame.f_back
+    return frame
+
+
+def _describe(code: CodeType, offset: int) -> str:
+    line: Any = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= offset < end:
+            line = number
+            break
+    name = getattr(code, "co_qualname", code.co_name)
+    return f"{code.co_filename}:{line} in {name}"

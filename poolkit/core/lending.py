@@ -1,0 +1,220 @@
+"""Lending: how a thread gets a connection and how it comes back, whatever happens in between.
+
+The parts meet here: the outage is asked, the gate gives the turn, the store gives the connection, the book
+notes the lease, and on the way back the same in reverse. A backend brings only its :class:`Store`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, Generic, Protocol, TypeVar
+
+from .deadline import Deadline
+from .errors import BackendUnavailable, PoolClosed, PoolKitError, PoolOverloaded, PoolTimeout
+from .events import Acquired, Events, Leaked, Released, TimedOut
+from .gate import Gate, Waited
+from .lease import Holder, Lease, LeaseBook, caller
+from .outage import Outage
+from .stats import PoolStats, Tally
+
+logger = logging.getLogger("poolkit")
+
+
+class Lendable(Protocol):
+    """A connection that knows the lease it is on, so that its finalizer can report a leak."""
+
+    lease: Lease[Any] | None
+
+
+ResourceT = TypeVar("ResourceT", bound=Lendable)
+
+
+class Store(Protocol[ResourceT]):
+    """Where a backend's driver keeps its connections."""
+
+    def take(self, deadline: Deadline, patience: float) -> ResourceT:
+        """Return a live connection, waiting until *deadline*, at most *patience* seconds, for one to open.
+
+        Raises :class:`~poolkit.core.gate.Waited` when that was not enough, and
+        :class:`~poolkit.BackendUnavailable` when none can be opened.
+        """
+
+    def put(self, resource: ResourceT) -> None:
+        """Take a connection back: clean it and keep it, or close it. Never raises."""
+
+    def discard(self, resource: ResourceT) -> None:
+        """Take a connection back that nobody must use again, and close it. Never raises."""
+
+
+class Lender(Generic[ResourceT]):
+    """Lends the connections of one pool, in one process."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_size: int,
+        max_waiting: int,
+        acquire_timeout: float,
+        book: LeaseBook[ResourceT],
+        store: Store[ResourceT],
+        outage: Outage,
+        tally: Tally,
+        events: Events,
+    ) -> None:
+        self.name = name
+        self.gate = Gate(name, max_size, max_waiting=max_waiting)
+        self.book = book
+        self._stopping = threading.Event()
+        self._max_size = max_size
+        self._acquire_timeout = acquire_timeout
+        self._store = store
+        self._outage = outage
+        self._tally = tally
+        self._events = events
+        self._tell_acquired = events.wanted(Acquired)
+        self._tell_released = events.wanted(Released)
+        self.abandoned = False
+        """Whether this is a forked child, where the leases are the parent's."""
+
+    def lend(self, deadline: Deadline) -> tuple[Lease[ResourceT], ResourceT]:
+        """Return a connection and the lease on it; :meth:`take_back` has to follow.
+
+        Raises :class:`~poolkit.PoolTimeout`, :class:`~poolkit.PoolOverloaded`,
+        :class:`~poolkit.DeadlineExceeded`, :class:`~poolkit.BackendUnavailable` or
+        :class:`~poolkit.PoolClosed`.
+        """
+        if self._outage.cause is not None:
+            raise self._count_refusal(self._outage.error())
+        try:
+            waited = self.gate.enter(deadline, self._acquire_timeout)
+        except Waited as gave_up:
+            raise self._timed_out(gave_up.seconds, deadline, "waiting") from None
+        except (PoolOverloaded, BackendUnavailable) as refusal:
+            raise self._count_refusal(refusal) from refusal.__cause__
+        began = perf_counter()
+        try:
+            resource = self._store.take(deadline, self._acquire_timeout - waited)
+            if waited:
+                waited += perf_counter() - began
+            lease = Lease(resource, waited, caller())
+        except BaseException as error:
+            self.gate.leave()
+            if isinstance(error, Waited):
+                total = waited + perf_counter() - began
+                raise self._timed_out(total, deadline, "connecting") from None
+            if isinstance(error, BackendUnavailable):
+                self._count_refusal(error)
+            raise
+        self.book.add(lease)
+        resource.lease = lease
+        shard = self._tally.mine()
+        shard.leases += 1
+        shard.wait.add(waited)
+        if self._tell_acquired:
+            self._events.tell(Acquired, holder=lease.holder(), waited=waited)
+        return lease, resource
+
+    def take_back(self, lease: Lease[ResourceT], resource: ResourceT) -> None:
+        """End *lease*. Only the first call for a lease has an effect."""
+        if self.abandoned or not self.book.strike(lease):
+            return
+        resource.lease = None
+        try:
+            self._store.put(resource)
+        finally:
+            used = perf_counter() - lease.since
+            self._tally.mine().use.add(used)
+            self.gate.leave()
+            if self._tell_released:
+                self._events.tell(Released, holder=lease.holder(), used=used)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait between two attempts; not longer than until the pool is closed."""
+        self._stopping.wait(seconds)
+
+    def resize(self, max_size: int) -> None:
+        """Lend at most *max_size* connections at a time from now on."""
+        self._max_size = max_size
+        self.gate.resize(max_size)
+
+    def reclaim(self) -> None:
+        """Take back what its holder can't return: its thread has ended, or it dropped the connection."""
+        while self.book.forgotten:
+            lease, resource = self.book.forgotten.popleft()
+            self._reclaim(lease, resource, "it was garbage-collected without being released")
+        for lease in self.book.orphans():
+            self._reclaim(lease, lease.resource, "its thread has ended without releasing it")
+
+    def stats(self) -> PoolStats:
+        """Return the state of the pool as a frozen snapshot."""
+        return PoolStats.of(
+            self._tally,
+            name=self.name,
+            max_size=self._max_size,
+            in_use=len(self.book),
+            waiting=self.gate.waiting,
+        )
+
+    def holders(self) -> list[Holder]:
+        """Return who holds connections now, the longest first."""
+        return self.book.holders()
+
+    def turn_away(self, error: Callable[[], BaseException]) -> None:
+        """Fail everybody who waits for a connection now."""
+        self.gate.turn_away(error)
+
+    def stop(self, deadline: Deadline) -> Sequence[Holder]:
+        """Lend nothing more, wait until *deadline* for what is lent, and return who still holds."""
+        self.gate.close(lambda: PoolClosed(f"pool {self.name!r} is closed; make a new one"))
+        self._stopping.set()
+        self.reclaim()
+        self.gate.wait_empty(deadline)
+        return self.holders()
+
+    def abandon(self) -> None:
+        """In a forked child: the leases are the parent's, so giving one back has no effect."""
+        self.abandoned = True
+
+    def _reclaim(self, lease: Lease[ResourceT], resource: ResourceT | None, reason: str) -> None:
+        holder = lease.holder()
+        if self.abandoned or not self.book.strike(lease):
+            return
+        try:
+            if resource is not None:
+                resource.lease = None
+                self._store.discard(resource)
+        finally:
+            self._tally.mine().leaked += 1
+            self.gate.leave()
+        logger.warning(
+            "pool %r: a connection acquired at %s by thread %r %.1f s ago was reclaimed: %s",
+            self.name,
+            holder.call_site,
+            holder.thread_name,
+            holder.held_for,
+            reason,
+        )
+        self._events.tell(Leaked, holder=holder, reason=reason)
+
+    def _timed_out(self, waited: float, deadline: Deadline, stage: str) -> PoolKitError:
+        self.reclaim()
+        error: PoolKitError
+        if deadline.expired:
+            error = deadline.exceeded(f"pool {self.name!r}", stage=stage)
+        else:
+            error = PoolTimeout(
+                f"pool {self.name!r}: no connection within acquire_timeout ({self._acquire_timeout:g} s)",
+                stats=self.stats(),
+                holders=self.holders(),
+            )
+        self._tally.mine().timeouts += 1
+        self._events.tell(TimedOut, waited=waited, error=error)
+        return error
+
+    def _count_refusal(self, error: PoolKitError) -> PoolKitError:
+        self._tally.mine().refused += 1
+        return error

@@ -1,0 +1,107 @@
+"""Open on first use, once, in whichever process; close once, and stay closed.
+
+What a pool needs to run (locks, threads, connections) belongs to one process. A :class:`Lifecycle` holds
+it; after a fork the child drops what the parent had, touching none of its sockets, and opens its own on
+first use.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from .deadline import Deadline
+from .errors import PoolClosed
+
+EXIT_TIMEOUT = 0.5
+"""Seconds that pools nobody closed get, all together, when the interpreter exits."""
+
+
+class Running(Protocol):
+    """What a pool needs to run, for one process."""
+
+    def stop(self, deadline: Deadline) -> None:
+        """Refuse new calls, wait for the running ones until *deadline*, and close the connections."""
+
+    def abandon(self) -> None:
+        """In a forked child: make sure that nothing here ever touches the parent's sockets."""
+
+
+RunningT = TypeVar("RunningT", bound=Running)
+
+
+class Lifecycle(Generic[RunningT]):
+    """New, then open, then closed; open anew in each forked child that was not closed."""
+
+    def __init__(self, name: str, start: Callable[[], RunningT]) -> None:
+        self.name = name
+        self._start = start
+        self._lock = threading.Lock()
+        # Guarded by _lock, but read without it:
+        self.running: RunningT | None = None
+        self._closed = False
+        _all.add(self)
+
+    @property
+    def state(self) -> str:
+        """``new``, ``open`` or ``closed``."""
+        if self._closed:
+            return "closed"
+        return "open" if self.running is not None else "new"
+
+    def open(self) -> RunningT:
+        """Return what runs, starting it if this process has not yet."""
+        running = self.running
+        if running is not None:
+            return running
+        with self._lock:
+            if self._closed:
+                raise self.closed_error()
+            if self.running is None:
+                self.running = self._start()
+            return self.running
+
+    def close(self, deadline: Deadline) -> None:
+        """Stop what runs. Idempotent; a second caller waits for the first."""
+        with self._lock:
+            running, self.running = self.running, None
+            self._closed = True
+            if running is not None:
+                running.stop(deadline)
+
+    def closed_error(self) -> PoolClosed:
+        """Return the error for a call on a closed pool."""
+        return PoolClosed(f"pool {self.name!r} is closed; make a new one")
+
+    def after_fork(self) -> None:
+        """Drop the parent's in the child."""
+        self._lock = threading.Lock()
+        running, self.running = self.running, None
+        if running is not None:
+            _abandoned.append(running)
+            running.abandon()
+
+
+_all: weakref.WeakSet[Lifecycle[Any]] = weakref.WeakSet()
+
+# What a fork left over is kept for good: its finalizers might take locks that nobody will ever release.
+_abandoned: list[Running] = []
+
+
+def _after_fork() -> None:
+    for lifecycle in list(_all):
+        lifecycle.after_fork()
+
+
+def _at_exit() -> None:
+    deadline = Deadline.after(EXIT_TIMEOUT)
+    for lifecycle in list(_all):
+        lifecycle.close(deadline)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

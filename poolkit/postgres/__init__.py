@@ -1,0 +1,1 @@
+"""PostgreSQL, on psycopg_pool."""

@@ -1,0 +1,101 @@
+"""Where a conninfo leads: parsed without ever showing its password, and made safe when it leads far away."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+
+from psycopg import conninfo as psycopg_conninfo
+from psycopg import pq
+from psycopg.errors import ProgrammingError
+
+from ..core.errors import ConfigError
+
+_SYSTEM_ROOTS_SINCE = 160000  # libpq 16 learnt sslrootcert=system
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a conninfo says, checked. ``parameters`` may hold a password and is never shown."""
+
+    name: str
+    parameters: dict[str, str]
+    secured: bool
+    """Whether poolkit asked for a verified certificate, because the conninfo says nothing about TLS."""
+
+    def __repr__(self) -> str:
+        return f"Address({self.name!r})"
+
+    def explain(self, problem: str) -> str:
+        """Return *problem*, with the way out when it may come from the TLS that poolkit asked for."""
+        if self.secured and any(word in problem.lower() for word in ("ssl", "certificate", "tls")):
+            return (
+                f"{problem.rstrip()} (poolkit asked for sslmode=verify-full, since the server is remote and "
+                "the conninfo names no sslmode; give one to choose: sslrootcert=<CA file> with "
+                "sslmode=verify-full for a private CA, or sslmode=disable on a network you trust)"
+            )
+        return problem
+
+
+def parse(conninfo: object) -> Address:
+    """Check *conninfo* and return where it leads.
+
+    Raises :class:`~poolkit.ConfigError`, which shows nothing of it: a conninfo that can't be parsed may
+    have its password anywhere.
+    """
+    if not isinstance(conninfo, str):
+        raise ConfigError(
+            f"conninfo must be a string, not a value of type {type(conninfo).__name__}"
+        )
+    try:
+        parsed = psycopg_conninfo.conninfo_to_dict(conninfo)
+    except ProgrammingError:
+        raise ConfigError(
+            "conninfo can't be parsed (not shown here, it may hold a password); it looks like "
+            "'postgresql://user:password@host:5432/dbname?sslmode=verify-full' or "
+            "'host=… dbname=… user=…'; special characters in a URL's password are percent-encoded"
+        ) from None
+    parameters = {key: str(value) for key, value in parsed.items() if value is not None}
+    secured = _is_remote(parameters) and not _says_tls(parameters)
+    if secured:
+        parameters["sslmode"] = "verify-full"
+        if "sslrootcert" not in parameters and pq.version() >= _SYSTEM_ROOTS_SINCE:
+            parameters["sslrootcert"] = "system"
+    return Address(_name(parameters), parameters, secured)
+
+
+def _hosts(parameters: dict[str, str]) -> list[str]:
+    given = (
+        parameters.get("hostaddr")
+        or parameters.get("host")
+        or os.environ.get("PGHOSTADDR")
+        or os.environ.get("PGHOST")
+        or ""
+    )
+    return given.split(",")
+
+
+def _is_remote(parameters: dict[str, str]) -> bool:
+    if "service" in parameters or "PGSERVICE" in os.environ:
+        return False  # the service file may say more than is seen here
+    return not all(_is_local(host) for host in _hosts(parameters))
+
+
+def _is_local(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith(("/", "@")) or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _says_tls(parameters: dict[str, str]) -> bool:
+    return bool({"sslmode", "requiressl"} & parameters.keys() or os.environ.get("PGSSLMODE"))
+
+
+def _name(parameters: dict[str, str]) -> str:
+    host = _hosts(parameters)[0] or "local"
+    database = parameters.get("dbname") or os.environ.get("PGDATABASE")
+    return f"{host}/{database}" if database else host

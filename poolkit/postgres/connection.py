@@ -1,0 +1,342 @@
+"""The connection that PostgresPool lends: a psycopg.Connection that obeys deadlines and knows if it is clean."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg import errors, pq, waiting
+from psycopg._capabilities import capabilities
+from psycopg.rows import tuple_row
+
+from ..core.deadline import NEVER, Deadline, ambient
+from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown
+from ..core.lease import Lease
+from ..core.retry import Phase
+from .statements import changes_session
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+
+    from .generation import Generation
+
+logger = logging.getLogger("poolkit.postgres")
+
+ValueT = TypeVar("ValueT")
+
+IDLE = pq.TransactionStatus.IDLE
+ACTIVE = pq.TransactionStatus.ACTIVE
+
+CANCEL_GRACE = 0.04
+"""Seconds past a deadline for the server to confirm a cancel, within the 50 ms that are promised."""
+
+CANCEL_TIMEOUT = 5.0
+"""Seconds for a cancel that goes on in the background, after the caller was let go."""
+
+CLEAN_UP = 1.0
+"""Seconds for a rollback or reset when a connection comes back; after that it is replaced."""
+
+_INTERVAL = 0.1  # psycopg's own: how often a wait looks for Ctrl-C
+
+
+class PooledCursor(psycopg.Cursor[Any]):
+    """A cursor that notes when a statement may have changed its session."""
+
+    __slots__ = ()
+
+    _conn: PooledConnection
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        if changes_session(query):
+            self._conn.altered = True
+        return super().execute(query, params, **options)
+
+    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
+        if changes_session(query):
+            self._conn.altered = True
+        super().executemany(query, params_seq, **options)
+
+    def stream(self, query: Any, params: Any = None, **options: Any) -> Any:
+        if changes_session(query):
+            self._conn.altered = True
+        return super().stream(query, params, **options)
+
+
+class PooledConnection(psycopg.Connection[Any]):
+    """A psycopg.Connection whose every wait obeys the deadline in force, and the statement timeout.
+
+    Its owner in the pool is a :class:`~poolkit.postgres.generation.Generation`.
+    """
+
+    generation: Generation
+    lease: Lease[PooledConnection] | None = None
+    altered = False
+    """Whether a statement may have changed the session."""
+    exposed = False
+    """Whether it was handed to the caller's own code, which may have set anything on it."""
+    committing = False
+    """Whether a commit is under way."""
+    last_used = 0.0
+    retired = False
+
+    patience = float("inf")
+    """Seconds to wait for one answer where no deadline is in force."""
+
+    _cleaning = NEVER
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cursor_factory = PooledCursor
+
+    def __del__(self) -> None:  # type: ignore[override]
+        lease = self.lease
+        if lease is not None:
+            # Forgotten while lent. Finalizers may take no locks, so the housekeeper does the rest.
+            self.generation.forgotten(lease, self)
+            return
+        super().__del__()
+
+    @property
+    def phase(self) -> Phase:
+        """How far whatever fails now has come."""
+        if self.committing:
+            return Phase.COMMITTING
+        if self._autocommit and not self._num_transactions:
+            return Phase.RUNNING
+        return Phase.IN_TRANSACTION
+
+    def cursor(self, name: str = "", *, withhold: bool = False, **options: Any) -> Any:
+        if not name:
+            return super().cursor(**options)
+        if withhold:
+            self.altered = True
+        return super().cursor(name, withhold=withhold, **options)
+
+    def commit(self) -> None:
+        self.committing = True
+        try:
+            super().commit()
+        finally:
+            self.committing = False
+
+    def wait(
+        self, gen: PQGen[ValueT], interval: float = _INTERVAL, timeout: float | None = None
+    ) -> ValueT:
+        """Wait for *gen* within the deadline in force; every round trip of psycopg goes through here."""
+        deadline = self._cleaning if self._cleaning is not NEVER else ambient()
+        if deadline is NEVER:
+            bound = self.patience
+        else:
+            left = deadline.remaining()
+            if left <= 0:
+                gen.close()
+                raise deadline.exceeded(f"pool {self.generation.name!r}", stage="running")
+            bound = min(left, self.patience)
+        if timeout is not None and timeout <= bound:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, bound if bound != float("inf") else None)
+        except errors._WaitTimeout:
+            return self._overdue(gen, interval, timeout, deadline, bound)
+
+    # -- for the pool ------------------------------------------------------------------------------
+
+    def is_dead(self) -> bool:
+        """Whether the server has hung up, or sent what nobody asked for. No round trip."""
+        if self.closed:
+            return True
+        poll = select.poll()
+        poll.register(self.pgconn.socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def answers(self, deadline: Deadline) -> bool:
+        """Whether the server answers before *deadline*. One round trip."""
+        self._cleaning = deadline
+        try:
+            psycopg.Cursor(self).execute("", prepare=False)
+        except (psycopg.Error, DeadlineExceeded):
+            return False
+        finally:
+            self._cleaning = NEVER
+        return True
+
+    def clean(self) -> bool:
+        """Bring it back to the state in which it was lent; False if it must be replaced instead.
+
+        No round trip if nothing was left open or changed.
+        """
+        pgconn = self.pgconn
+        status = pgconn.transaction_status
+        if status == IDLE and not self.altered and not pgconn.pipeline_status:
+            if self.exposed:
+                self._set_back()
+            return True
+        if self.closed or status == ACTIVE or pgconn.pipeline_status:
+            return False
+        self._cleaning = _grace()
+        try:
+            if status != IDLE:
+                self._num_transactions = 0
+                self.rollback()
+            if self.altered:
+                self._autocommit = True
+                self.execute("DISCARD ALL", prepare=False)
+                self.altered = False
+        except (psycopg.Error, DeadlineExceeded) as error:
+            logger.warning(
+                "pool %r: a connection could not be cleaned and is replaced: %s",
+                self.generation.name,
+                error,
+            )
+            return False
+        finally:
+            self._cleaning = NEVER
+        self._set_back()
+        return True
+
+    def undo(self, transaction: psycopg.Transaction, error: BaseException) -> bool:
+        """Roll *transaction* back because of *error*; even if the deadline has just passed.
+
+        Returns whether *error* asked for nothing but that (:class:`psycopg.Rollback`). If rolling back
+        fails, psycopg logs it, and :meth:`clean` finds out.
+        """
+        self._cleaning = _grace()
+        try:
+            return bool(transaction.__exit__(type(error), error, error.__traceback__))
+        finally:
+            self._cleaning = NEVER
+
+    def retire(self) -> None:
+        """Close it for good; what still runs on it is cancelled in the background."""
+        self.lease = None
+        if not self.closed and self.pgconn.transaction_status == ACTIVE:
+            self._cancel_in_background()
+        self.close()
+
+    def disown(self) -> None:
+        """In a forked child: point the inherited socket nowhere, so that the parent's is never touched."""
+        self.lease = None
+        with contextlib.suppress(psycopg.Error, OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            try:
+                os.dup2(nowhere, self.pgconn.socket, inheritable=False)
+            finally:
+                os.close(nowhere)
+
+    # -- private -----------------------------------------------------------------------------------
+
+    def _set_back(self) -> None:
+        """Undo what the borrower may have set on the Python side."""
+        self.exposed = False
+        self._autocommit = True
+        self._isolation_level = self._read_only = self._deferrable = None
+        self._begin_statement = b""
+        self._adapters = None
+        self._tpc = None
+        self.row_factory = tuple_row
+        self.cursor_factory = PooledCursor
+        self.server_cursor_factory = psycopg.ServerCursor
+        self._prepared.prepare_threshold = self.generation.prepare_threshold
+        for remembered in (self._notify_handlers, self._notice_handlers, self._notifies_backlog):
+            if remembered:
+                remembered.clear()
+
+    def _overdue(
+        self,
+        gen: PQGen[ValueT],
+        interval: float,
+        timeout: float | None,
+        deadline: Deadline,
+        bound: float,
+    ) -> ValueT:
+        """End a wait that took too long: cancel on the server, and make sure of what became of it."""
+        if not deadline.expired and self.pgconn.transaction_status != ACTIVE:
+            # Nothing runs: it waits for notifications, and may.
+            left = None if timeout is None else timeout - bound
+            if left is not None and left <= 0:
+                raise errors._WaitTimeout("wait timeout expired")
+            return self.wait(gen, interval, left)
+        late = deadline if deadline.expired else Deadline.after(0.0)
+        until = Deadline.after(CANCEL_GRACE)
+        confirmed = False
+        if self._cancel(until):
+            try:
+                # If the answer comes now, it was on its way: better than none.
+                return super().wait(gen, _INTERVAL, max(0.0, until.remaining()))
+            except errors.QueryCanceled:
+                confirmed = True
+            except errors._WaitTimeout:
+                pass
+        what = f"pool {self.generation.name!r}"
+        if deadline.expired:
+            message = str(late.exceeded(what, stage="running"))
+        else:
+            message = f"{what}: no answer within {bound:g} s (statement_timeout)"
+        unknown = not confirmed and self.phase is not Phase.IN_TRANSACTION
+        if not confirmed:
+            self.retire()
+        if unknown:
+            raise DeadlineOutcomeUnknown(
+                f"{message}, and the server has not confirmed that it was cancelled",
+                stage="running",
+            )
+        raise DeadlineExceeded(message, stage="running")
+
+    def _cancel(self, until: Deadline) -> bool:
+        """Ask the server to stop; True if it took the request before *until*. Goes on in the background."""
+        if not capabilities.has_cancel_safe():
+            self._cancel_in_background()
+            return True
+        gen = self._cancel_gen()
+        try:
+            waiting.wait_conn(gen, interval=_INTERVAL, timeout=until.remaining())
+        except errors._WaitTimeout:
+            self._in_background(
+                lambda: waiting.wait_conn(gen, interval=_INTERVAL, timeout=CANCEL_TIMEOUT)
+            )
+            return False
+        except psycopg.Error as error:
+            logger.warning(
+                "pool %r: a statement could not be cancelled: %s", self.generation.name, error
+            )
+            return False
+        return True
+
+    def _cancel_in_background(self) -> None:
+        if capabilities.has_cancel_safe():
+            gen = self._cancel_gen()
+            self._in_background(
+                lambda: waiting.wait_conn(gen, interval=_INTERVAL, timeout=CANCEL_TIMEOUT)
+            )
+        else:
+            self._in_background(self.pgconn.get_cancel().cancel)
+
+    def _in_background(self, cancel: Callable[[], object]) -> None:
+        name = self.generation.name
+
+        def run() -> None:
+            try:
+                cancel()
+            except psycopg.Error as error:
+                logger.warning("pool %r: a statement could not be cancelled: %s", name, error)
+
+        threading.Thread(target=run, name=f"poolkit-cancel-{name}", daemon=True).start()
+
+    def close(self) -> None:
+        """Close it; the pool replaces it when it comes back."""
+        if not self.retired:
+            self.retired = True
+            self.generation.connection_closed()
+        super().close()
+
+
+def _grace() -> Deadline:
+    """Return until when cleaning up may take: a little longer than the deadline in force, and bounded."""
+    deadline = ambient()
+    return Deadline.after(CLEAN_UP).earlier(Deadline(deadline.at + CANCEL_GRACE, CANCEL_GRACE))

@@ -1,0 +1,104 @@
+"""Which PostgreSQL error means what. By SQLSTATE, since classes mix what must be told apart.
+
+The codes: PostgreSQL documentation, appendix A.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from ..core.errors import BackendUnavailable, DeadlineExceeded, OutcomeUnknown, PoolKitError
+from ..core.retry import OWN, Again, Phase, Verdict
+
+_NOT_RUN = Verdict(Again.SAFE)
+_UNREACHABLE = Verdict(Again.SAFE, lost=True)
+_FULL = Verdict(Again.SAFE, lost=True, throttled=True)
+_HOPELESS = Verdict(Again.NEVER, lost=True, hopeless=True)
+_LOST_UNDONE = Verdict(Again.SAFE, lost=True)
+_LOST_UNKNOWN = Verdict(Again.IF_IDEMPOTENT, unknown=True, lost=True)
+_STANDBY = Verdict(Again.IF_IDEMPOTENT, lost=True)
+_DEADLINE = Verdict(Again.NEVER)
+
+_SERIALIZATION = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_CONNECTION_LOST = {
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+    "57P04",  # database_dropped
+    "57P05",  # idle_session_timeout
+    "25P03",  # idle_in_transaction_session_timeout
+    "08000",
+    "08003",
+    "08006",
+    "08007",  # transaction_resolution_unknown
+    "40003",  # statement_completion_unknown
+}
+_TOO_MANY = {"53300"}  # too_many_connections
+_READ_ONLY = {"25006"}  # read_only_sql_transaction: perhaps a primary that became a standby
+
+
+def classify(error: BaseException, phase: Phase) -> Verdict:
+    """Say what *error* means for an operation that had come to *phase*."""
+    if isinstance(error, PoolKitError):
+        return _classify_own(error)
+    if not isinstance(error, psycopg.Error):
+        return OWN
+    if phase is Phase.CONNECTING:
+        return _classify_connecting(error)
+    state = error.sqlstate
+    if state in _SERIALIZATION:
+        return _NOT_RUN
+    if state in _READ_ONLY:
+        return _STANDBY
+    if state in _CONNECTION_LOST or (state is None and is_loss(error)):
+        return _LOST_UNDONE if phase is Phase.IN_TRANSACTION else _LOST_UNKNOWN
+    return OWN
+
+
+def is_loss(error: psycopg.Error) -> bool:
+    """Whether *error* says that the connection broke, as opposed to a misuse of it on our side."""
+    pgconn = error.pgconn
+    if isinstance(error, psycopg.OperationalError) and pgconn is not None:
+        return pgconn.status != psycopg.pq.ConnStatus.OK
+    return type(error) is psycopg.OperationalError
+
+
+def _classify_own(error: PoolKitError) -> Verdict:
+    if isinstance(error, OutcomeUnknown):
+        return _LOST_UNKNOWN
+    if isinstance(error, (DeadlineExceeded, BackendUnavailable)):
+        return _DEADLINE
+    return OWN
+
+
+def _classify_connecting(error: psycopg.Error) -> Verdict:
+    state = error.sqlstate or _guess_state(error)
+    if state in _TOO_MANY:
+        return _FULL
+    if state is not None and state[:2] in ("28", "3D", "42"):
+        return _HOPELESS  # no such user, password or database: trying again can only lock us out
+    return _UNREACHABLE
+
+
+def _guess_state(error: psycopg.Error) -> str | None:
+    """Return the SQLSTATE of a failed login: libpq keeps only the text of those errors."""
+    text = str(error)
+    for sign, state in _LOGIN_SIGNS:
+        if sign in text:
+            return state
+    return None
+
+
+_LOGIN_SIGNS = (
+    ("too many clients", "53300"),
+    ("too many connections", "53300"),
+    ("remaining connection slots are reserved", "53300"),
+    ("password authentication failed", "28P01"),
+    ("no password supplied", "28P01"),
+    ("no pg_hba.conf entry", "28000"),
+    ("authentication failed", "28000"),
+    ('role "', "28000"),
+    ("certificate verify failed", "28000"),
+    ("root certificate file", "28000"),
+    ("does not support SSL", "28000"),
+    ('database "', "3D000"),
+)

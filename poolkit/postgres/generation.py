@@ -1,0 +1,268 @@
+"""One psycopg_pool.ConnectionPool, and what it has proven about the server.
+
+A generation lives until the server turns out to be unreachable. Then it is closed as a whole, which lets
+go of everybody who waits in it, and a new one is tried; nobody walks through dead connections one by one.
+Its first connection is made alone: until one has succeeded, the others wait for its outcome, so that a wrong
+password is tried once and a server that is down is knocked at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from math import ceil
+from time import monotonic, perf_counter
+from typing import Any, cast
+
+import psycopg
+import psycopg_pool
+from psycopg.conninfo import make_conninfo
+
+from ..core.deadline import Deadline
+from ..core.events import Connected, Events, Removed
+from ..core.gate import Waited
+from ..core.lease import Lease, LeaseBook
+from ..core.retry import Phase
+from ..core.stats import Tally
+from .config import PostgresConfig
+from .connection import PooledConnection
+from .failures import classify
+
+logger = logging.getLogger("poolkit.postgres")
+
+FRESH = 1.0
+"""Seconds since its last use within which a connection is lent unchecked."""
+
+PREPARE_THRESHOLD = 5
+"""Uses of a statement on one connection after which it is prepared; psycopg's default."""
+
+
+class Unreachable(Exception):
+    """This generation can't reach the server. ``__cause__`` is the driver's error."""
+
+
+class Generation:
+    """The connections that were made to the server since it was last found unreachable."""
+
+    def __init__(
+        self,
+        config: PostgresConfig,
+        sizes: tuple[int, int],
+        *,
+        connect_timeout: int | None,
+        book: LeaseBook[PooledConnection],
+        tally: Tally,
+        events: Events,
+        proven: Callable[[Generation], None],
+        failed: Callable[[Generation, BaseException, bool], None],
+    ) -> None:
+        self.name = config.name
+        self.prepare_threshold = None if config.pgbouncer else PREPARE_THRESHOLD
+        self.failure: BaseException | None = None
+        self._config = config
+        self._min_size = sizes[0]
+        self._book = book
+        self._tally = tally
+        self._events = events
+        self._on_proven = proven
+        self._on_failed = failed
+        self._first = threading.Lock()
+        self._proven = False
+        self._suspect_since = 0.0
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._alive = 0
+        # For a forked child, which must not touch these sockets:
+        self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
+        self._pool: psycopg_pool.ConnectionPool[PooledConnection] = psycopg_pool.ConnectionPool(
+            make_conninfo("", **config.address.parameters),
+            # psycopg_pool only calls connect() of it, with the arguments below.
+            connection_class=cast("Any", self),
+            kwargs=_connect_options(config, connect_timeout),
+            min_size=sizes[0],
+            max_size=sizes[1],
+            open=False,
+            name=config.name,
+            timeout=config.acquire_timeout,
+            max_lifetime=config.max_lifetime,
+            max_idle=config.idle_timeout,
+            # Two quick attempts, then it gives up: when to try again is poolkit's decision.
+            reconnect_timeout=0.0,
+        )
+
+    def __repr__(self) -> str:
+        state = "failed" if self.failure else "proven" if self._proven else "unproven"
+        return f"<Generation {self.name!r} {state}, {self._alive} connections>"
+
+    def open(self) -> None:
+        """Begin to connect, in the background."""
+        self._pool.open()
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Close what is idle, let go of who waits, and close what is lent when it comes back."""
+        self._pool.close(timeout)
+
+    def take(self, deadline: Deadline, patience: float) -> PooledConnection:
+        """Return a live connection; see :class:`poolkit.core.lending.Store`."""
+        until = monotonic() + min(deadline.remaining(), patience)
+        while True:
+            left = until - monotonic()
+            try:
+                conn = self._pool.getconn(timeout=max(left, 0.000_001))
+            except psycopg_pool.PoolClosed:
+                raise Unreachable from self.failure
+            except psycopg_pool.PoolTimeout:
+                if not self._proven and not deadline.expired:
+                    raise Unreachable from self.failure or psycopg.errors.ConnectionTimeout(
+                        "the server does not answer"
+                    )
+                raise Waited(patience) from None
+            used = conn.last_used
+            if used > self._suspect_since and monotonic() - used < FRESH:
+                return conn
+            if not conn.is_dead() and conn.answers(Deadline(until, patience)):
+                return conn
+            self._replace(conn, "found dead when it was to be lent")
+
+    def put(self, conn: PooledConnection) -> None:
+        """Take back a connection: clean it and keep it, or replace it."""
+        if conn.closed:
+            self._replace(conn, "lost while lent")
+        elif conn.clean():
+            conn.last_used = monotonic()
+            self._pool.putconn(conn)
+        else:
+            conn.retire()
+            self._pool.putconn(conn)
+
+    def discard(self, conn: PooledConnection) -> None:
+        """Close a connection that nobody must use again; psycopg_pool opens another one."""
+        conn.retire()
+        self._pool.putconn(conn)
+
+    def sweep(self, *, ask: bool = False) -> None:
+        """Look at each idle connection once; replace what is dead or too old.
+
+        Without a round trip, unless it is to *ask* each whether it answers.
+        """
+        stats = self._pool.get_stats()
+        for _ in range(stats.get("pool_available", 0)):
+            try:
+                conn = self._pool.getconn(timeout=0.001)
+            except (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed):
+                return
+            if conn.is_dead() or (ask and not conn.answers(Deadline.after(FRESH))):
+                self._replace(conn, "found dead while idle")
+            else:
+                self._pool.putconn(conn)  # psycopg_pool replaces it if it has reached its lifetime
+        if self._proven and stats.get("pool_size", 0) < self._min_size:
+            # psycopg_pool gave up on some; growing from what there is makes it try anew.
+            self._pool.resize(stats.get("pool_size", 0), self._pool.max_size)
+            self._pool.resize(self._min_size, self._pool.max_size)
+
+    def suspect(self) -> None:
+        """From now on, check each connection that was last used before now."""
+        self._suspect_since = monotonic()
+
+    def resize(self, min_size: int, max_size: int) -> None:
+        """Change the sizes of the pool."""
+        self._min_size = min_size
+        self._pool.resize(min_size, max_size)
+
+    def drain(self) -> None:
+        """Replace all connections, those that are lent when they come back."""
+        self._pool.drain()
+
+    def abandon(self) -> None:
+        """In a forked child: never touch the parent's sockets."""
+        # Else its finalizer would stop threads that don't exist here, with locks they may have held.
+        self._pool._closed = True
+        for conn in list(self._connections):
+            conn.disown()
+
+    # -- what the connections and psycopg_pool tell ----------------------------------------------
+
+    def connect(self, conninfo: str, **options: Any) -> PooledConnection:
+        """Open a connection; psycopg_pool calls this in its workers."""
+        if not self._proven:
+            with self._first:
+                if not self._proven:
+                    return self._connect(conninfo, options)
+        return self._connect(conninfo, options)
+
+    def connection_closed(self) -> None:
+        """Count a connection out. Each calls this once."""
+        with self._lock:
+            self._alive -= 1
+        self._tally.mine().closed += 1
+        self._events.tell(Removed, reason="closed")
+
+    def forgotten(self, lease: Lease[PooledConnection], conn: PooledConnection) -> None:
+        """Take note of a connection that was collected while lent. Called by a finalizer: no locks."""
+        self._book.forgotten.append((lease, conn))
+
+    # -- private -----------------------------------------------------------------------------------
+
+    def _connect(self, conninfo: str, options: dict[str, Any]) -> PooledConnection:
+        if self.failure is not None:
+            raise psycopg.OperationalError("given up with this generation") from self.failure
+        began = perf_counter()
+        try:
+            conn = PooledConnection.connect(conninfo, **options)
+        except psycopg.Error as error:
+            self._connect_failed(error)
+            raise
+        seconds = perf_counter() - began
+        conn.generation = self
+        conn.patience = self._config.patience
+        conn.last_used = monotonic()
+        self._connections.add(conn)
+        with self._lock:
+            self._alive += 1
+        shard = self._tally.mine()
+        shard.created += 1
+        shard.create.add(seconds)
+        self._events.tell(Connected, seconds=seconds)
+        if not self._proven:
+            self._proven = True
+            self._on_proven(self)
+        return conn
+
+    def _connect_failed(self, error: psycopg.Error) -> None:
+        """Decide whether the server is unreachable, or only this one connection could not be had."""
+        self.suspect()
+        with self._lock:
+            give_up = self._alive == 0 and self.failure is None
+            if give_up:
+                self.failure = error
+        if give_up:
+            self._on_failed(self, error, classify(error, Phase.CONNECTING).hopeless)
+
+    def _replace(self, conn: PooledConnection, reason: str) -> None:
+        """Close a connection that was found dead; the others of its age are suspects now."""
+        logger.info("pool %r: a connection was %s and is replaced", self.name, reason)
+        self.suspect()
+        conn.retire()
+        self._pool.putconn(conn)
+
+
+def _connect_options(config: PostgresConfig, connect_timeout: int | None) -> dict[str, Any]:
+    """Return what poolkit adds to the conninfo; *connect_timeout* in seconds overrides it."""
+    given = config.address.parameters
+    options: dict[str, Any] = {
+        "autocommit": True,
+        "prepare_threshold": None if config.pgbouncer else PREPARE_THRESHOLD,
+    }
+    if connect_timeout is not None or "connect_timeout" not in given:
+        options["connect_timeout"] = connect_timeout or ceil(config.acquire_timeout)
+    if "fallback_application_name" not in given:
+        options["fallback_application_name"] = "poolkit"
+    if "keepalives_idle" not in given:
+        options.update(keepalives_idle=30, keepalives_interval=10, keepalives_count=3)
+    said = given.get("options", "")
+    if config.statement_timeout and not config.pgbouncer and "statement_timeout" not in said:
+        limit = max(1, round(config.statement_timeout * 1000))
+        options["options"] = f"{said} -c statement_timeout={limit}".strip()
+    return options

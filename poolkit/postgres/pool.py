@@ -1,0 +1,562 @@
+"""PostgresPool: psycopg_pool's connections, lent with deadlines, safe retries, and names for who holds them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.rows import RowFactory, TupleRow
+
+from ..core import checks
+from ..core.deadline import Deadline, ambient, deadline
+from ..core.errors import ConfigError, OutcomeUnknown
+from ..core.events import Closed, Events, Failed, Opened
+from ..core.housekeeper import Timer, housekeeper
+from ..core.lease import Holder, Lease, LeaseBook
+from ..core.lending import Lender
+from ..core.lifecycle import Lifecycle
+from ..core.retry import Phase, Retrier, Try
+from ..core.stats import PoolStats, Tally
+from .config import PostgresConfig, check_sizes
+from .connection import IDLE, PooledConnection
+from .failures import classify
+from .statements import shorten
+from .supply import Supply
+
+if TYPE_CHECKING:
+    from psycopg import sql
+    from typing_extensions import LiteralString, Self
+
+    Query = LiteralString | sql.SQL | sql.Composed
+    Params = Sequence[Any] | Mapping[str, Any]
+
+logger = logging.getLogger("poolkit.postgres")
+
+RowT = TypeVar("RowT")
+ResultT = TypeVar("ResultT")
+
+SWEEP = 1.0
+"""Seconds between looks at idle connections and at leases nobody can return."""
+
+HEALTH_TIMEOUT = 5.0
+"""Seconds a health check may take where no earlier deadline is in force."""
+
+
+class PostgresPool:
+    """A thread-safe pool of PostgreSQL connections.
+
+    Takes a conninfo, or a :class:`~poolkit.PostgresConfig`, or the config's fields as keywords. Opens itself
+    on first use, in each process; ``with`` opens and closes it.
+
+    Methods that need a connection raise :class:`~poolkit.PoolTimeout`, :class:`~poolkit.PoolOverloaded`,
+    :class:`~poolkit.BackendUnavailable`, :class:`~poolkit.PoolClosed` and
+    :class:`~poolkit.DeadlineExceeded`; errors of the statement itself are psycopg's own.
+    """
+
+    def __init__(self, conninfo: str | PostgresConfig | None = None, /, **settings: Any) -> None:
+        if isinstance(conninfo, PostgresConfig):
+            if settings:
+                raise ConfigError(
+                    "give a PostgresConfig or its fields, not both; dataclasses.replace changes single fields"
+                )
+            self.config = conninfo
+        else:
+            if conninfo is not None:
+                if "conninfo" in settings:
+                    raise ConfigError("conninfo is given twice")
+                settings["conninfo"] = conninfo
+            self.config = checks.build(PostgresConfig, settings)
+        self._lifecycle: Lifecycle[_Running] = Lifecycle(self.name, self._start)
+
+    def __repr__(self) -> str:
+        state = self._lifecycle.state
+        running = self._lifecycle.running
+        if running is None:
+            return f"<PostgresPool {self.name!r} {state}>"
+        return f"<PostgresPool {self.name!r} {state}: {running.lender.stats().summary()}>"
+
+    @property
+    def name(self) -> str:
+        """What the pool is called in logs, errors and metrics."""
+        return self.config.name
+
+    # -- open ----------------------------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """Begin to connect, in the background. Not needed: the first use does it."""
+        self._lifecycle.open()
+        return self
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- use -----------------------------------------------------------------------------------------
+
+    @overload
+    def query(
+        self, text: Query, params: Params | None = None, *, idempotent: bool = False
+    ) -> list[TupleRow]: ...
+
+    @overload
+    def query(
+        self,
+        text: Query,
+        params: Params | None = None,
+        *,
+        row_factory: RowFactory[RowT],
+        idempotent: bool = False,
+    ) -> list[RowT]: ...
+
+    def query(
+        self,
+        text: Query,
+        params: Params | None = None,
+        *,
+        row_factory: RowFactory[Any] | None = None,
+        idempotent: bool = False,
+    ) -> list[Any]:
+        """Run one statement, committed by itself, and return all rows. One round trip.
+
+        *params* are bound, never formatted into *text*. *idempotent* says that the statement may be sent
+        again when its answer was lost; else that raises :class:`~poolkit.OutcomeUnknown`.
+        """
+        return self._statement(text, params, _all_rows, row_factory, idempotent)
+
+    @overload
+    def query_one(
+        self, text: Query, params: Params | None = None, *, idempotent: bool = False
+    ) -> TupleRow | None: ...
+
+    @overload
+    def query_one(
+        self,
+        text: Query,
+        params: Params | None = None,
+        *,
+        row_factory: RowFactory[RowT],
+        idempotent: bool = False,
+    ) -> RowT | None: ...
+
+    def query_one(
+        self,
+        text: Query,
+        params: Params | None = None,
+        *,
+        row_factory: RowFactory[Any] | None = None,
+        idempotent: bool = False,
+    ) -> Any:
+        """Run one statement like :meth:`query`, and return its first row, or None if there is none."""
+        return self._statement(text, params, _first_row, row_factory, idempotent)
+
+    def execute(
+        self, text: Query, params: Params | None = None, *, idempotent: bool = False
+    ) -> int:
+        """Run one statement, committed by itself, and return how many rows it touched. One round trip."""
+        return self._statement(text, params, _row_count, None, idempotent)
+
+    def executemany(self, text: Query, params_seq: Iterable[Params]) -> int:
+        """Run a statement once for each of *params_seq*, all or none; return how many rows were touched."""
+        touched = 0
+        with self.transaction() as conn, conn.cursor() as cursor:
+            cursor.executemany(text, params_seq)
+            touched = max(0, cursor.rowcount)
+        return touched
+
+    @overload
+    def stream(
+        self, text: Query, params: Params | None = None, *, size: int = 1000
+    ) -> Iterator[TupleRow]: ...
+
+    @overload
+    def stream(
+        self,
+        text: Query,
+        params: Params | None = None,
+        *,
+        size: int = 1000,
+        row_factory: RowFactory[RowT],
+    ) -> Iterator[RowT]: ...
+
+    def stream(
+        self,
+        text: Query,
+        params: Params | None = None,
+        *,
+        size: int = 1000,
+        row_factory: RowFactory[Any] | None = None,
+    ) -> Iterator[Any]:
+        """Iterate over the rows of a query in constant memory, *size* rows a round trip.
+
+        A connection is held from the first row until the iterator ends or is closed.
+        """
+        checks.count("size", size, at_least=1)
+        with self.transaction() as conn:
+            rows = conn.row_factory if row_factory is None else row_factory
+            with conn.cursor("poolkit_stream", row_factory=rows) as cursor:
+                cursor.itersize = size
+                cursor.execute(text, params)
+                yield from cursor
+
+    def connection(self) -> Borrowed:
+        """Borrow a connection for a ``with`` block, with psycopg_pool's semantics.
+
+        Statements open a transaction; the end of the block commits it, an exception rolls it back.
+        """
+        return Borrowed(self)
+
+    def transaction(
+        self, *, isolation: IsolationLevel | None = None, read_only: bool = False
+    ) -> InTransaction:
+        """Borrow a connection for a ``with`` block that is one transaction.
+
+        Commits at the end, rolls back on any exception. N statements cost N + 2 round trips. Raises
+        :class:`~poolkit.OutcomeUnknown` if the connection is lost during the commit.
+        """
+        return InTransaction(self, _isolation(isolation), checks.flag("read_only", read_only))
+
+    def run(
+        self,
+        work: Callable[[psycopg.Connection[Any]], ResultT],
+        *,
+        idempotent: bool = False,
+        isolation: IsolationLevel | None = None,
+        read_only: bool = False,
+    ) -> ResultT:
+        """Return ``work(connection)``, run in a transaction that is tried again as a whole.
+
+        It is tried again after a serialization failure, a deadlock, or a connection lost before the
+        commit; after one lost during the commit only if *idempotent* or *read_only*. So *work* may be
+        called several times: it should do nothing but database work.
+        """
+        level = _isolation(isolation)
+
+        def attempt(state: Try) -> ResultT:
+            block = InTransaction(self, level, read_only)
+            conn = block.begin(state)
+            try:
+                result = work(conn)
+            except BaseException as error:
+                block.roll_back(error)
+                raise
+            block.commit(state)
+            return result
+
+        return self._operation(attempt, idempotent or read_only)
+
+    def resize(self, *, min_size: int, max_size: int) -> None:
+        """Change how many connections are kept ready, and open at most."""
+        check_sizes(min_size, max_size)
+        running = self._lifecycle.open()
+        running.supply.resize(min_size, max_size)
+        running.lender.resize(max_size)
+
+    def drain(self) -> None:
+        """Replace all connections: idle ones now, lent ones when they come back."""
+        self._lifecycle.open().supply.drain()
+
+    def check(self) -> None:
+        """Ask each idle connection whether it is alive, and replace those that are not."""
+        self._lifecycle.open().supply.check()
+
+    # -- inspect -------------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """Return the pool's state and counters as a frozen snapshot."""
+        running = self._lifecycle.running
+        if running is not None:
+            return running.lender.stats()
+        return PoolStats.of(
+            Tally(), name=self.name, max_size=self.config.max_size, in_use=0, waiting=0
+        )
+
+    def leases(self) -> list[Holder]:
+        """Return who holds connections now, the longest first."""
+        running = self._lifecycle.running
+        return running.lender.holders() if running is not None else []
+
+    def health_check(self) -> bool:
+        """Whether the server answers ``SELECT 1`` now. Never raises."""
+        try:
+            with deadline(HEALTH_TIMEOUT):
+                return self.query("SELECT 1", idempotent=True) == [(1,)]
+        except Exception as error:
+            logger.warning("pool %r: health check failed: %s", self.name, error)
+            return False
+
+    # -- close ---------------------------------------------------------------------------------------
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse new calls, wait up to *timeout* seconds for those under way, and close the connections.
+
+        A connection still lent after that is closed when it comes back; its holder is logged. Idempotent.
+        """
+        self._lifecycle.close(Deadline.after(checks.seconds("timeout", timeout, forever=True)))
+        housekeeper().join(1.0)
+
+    # -- private -------------------------------------------------------------------------------------
+
+    def _start(self) -> _Running:
+        return _Running(self.config)
+
+    def _statement(
+        self,
+        text: Query,
+        params: Params | None,
+        fetch: Callable[[psycopg.Cursor[Any]], ResultT],
+        row_factory: RowFactory[Any] | None,
+        idempotent: bool,
+    ) -> ResultT:
+        running = self._lifecycle.running or self._lifecycle.open()
+        lender = running.lender
+        limit = ambient()
+
+        def attempt(state: Try) -> ResultT:
+            lease, conn = lender.lend(limit)
+            try:
+                state.phase = Phase.RUNNING
+                cursor = (
+                    conn.cursor() if row_factory is None else conn.cursor(row_factory=row_factory)
+                )
+                began = perf_counter()
+                cursor.execute(text, params)
+                seconds = perf_counter() - began
+                result = fetch(cursor)
+            finally:
+                lender.take_back(lease, conn)
+            if seconds >= running.slow_query:
+                logger.warning(
+                    "pool %r: slow statement, %.3f s: %s", self.name, seconds, shorten(text)
+                )
+            return result
+
+        return self._operation(attempt, idempotent, running)
+
+    def _operation(
+        self,
+        attempt: Callable[[Try], ResultT],
+        idempotent: bool,
+        running: _Running | None = None,
+    ) -> ResultT:
+        """Run *attempt*, again where that is safe, and count it."""
+        running = running or self._lifecycle.open()
+        shard = running.tally.mine()
+        shard.operations += 1
+        try:
+            return running.retrier.call(attempt, idempotent=idempotent, deadline=ambient())
+        except BaseException as error:
+            shard.errors += 1
+            running.events.tell(Failed, error=error)
+            raise
+
+
+class _Running:
+    """What a PostgresPool needs to run, for one process."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self.name = config.name
+        self.slow_query = config.slow_query
+        self.tally = Tally()
+        self.events = Events(config.name, config.listeners)
+        book: LeaseBook[PooledConnection] = LeaseBook()
+        self.supply = Supply(config, book=book, tally=self.tally, events=self.events)
+        self.lender = Lender(
+            config.name,
+            max_size=config.max_size,
+            max_waiting=config.max_waiting,
+            acquire_timeout=config.acquire_timeout,
+            book=book,
+            store=self.supply,
+            outage=self.supply.outage,
+            tally=self.tally,
+            events=self.events,
+        )
+        self.supply.turn_away = self.lender.turn_away
+        self.retrier = Retrier(
+            config.retry,
+            classify=classify,
+            sleep=self.lender.sleep,
+            tally=self.tally,
+            events=self.events,
+        )
+        self.supply.open()
+        self._sweeper: Timer = housekeeper().every(SWEEP, self.sweep)
+        self.events.tell(Opened)
+
+    def sweep(self) -> None:
+        """Take back what nobody can return, and look at the idle connections."""
+        self.lender.reclaim()
+        if self.supply.outage.cause is None:
+            self.supply.sweep()
+
+    def stop(self, deadline: Deadline) -> None:
+        """Lend nothing more, and close what is there."""
+        self._sweeper.cancel()
+        held = self.lender.stop(deadline)
+        for holder in held:
+            logger.warning("pool %r was closed while held by %s", self.name, holder.describe())
+        self.supply.stop(deadline)
+        self.events.tell(Closed, held=len(held))
+
+    def abandon(self) -> None:
+        """In a forked child: touch nothing of the parent's."""
+        self.lender.abandon()
+        self.supply.abandon()
+
+
+class Borrowed:
+    """A connection for the length of a ``with`` block; see :meth:`PostgresPool.connection`."""
+
+    __slots__ = ("_conn", "_lease", "_lender", "_pool")
+
+    def __init__(self, pool: PostgresPool) -> None:
+        self._pool = pool
+        self._conn: PooledConnection | None = None
+
+    def __enter__(self) -> psycopg.Connection[TupleRow]:
+        if self._conn is not None:
+            raise RuntimeError("this block is already entered; ask the pool for another connection")
+        lifecycle = self._pool._lifecycle
+        self._lender = (lifecycle.running or lifecycle.open()).lender
+        self._lease, self._conn = self._lender.lend(ambient())
+        self._conn.exposed = True
+        self._conn._autocommit = False
+        return self._conn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        conn, self._conn = self._conn, None
+        if conn is None or self._lender.abandoned:
+            return
+        try:
+            if kind is None and conn.pgconn.transaction_status != IDLE and not conn.closed:
+                _commit(conn, conn.commit)
+        finally:
+            self._lender.take_back(self._lease, conn)
+
+
+class InTransaction:
+    """A connection in a transaction for a ``with`` block; see :meth:`PostgresPool.transaction`."""
+
+    __slots__ = ("_conn", "_isolation", "_lease", "_lender", "_pool", "_read_only", "_transaction")
+
+    _lease: Lease[PooledConnection]
+    _lender: Lender[PooledConnection]
+    _transaction: psycopg.Transaction
+
+    def __init__(
+        self, pool: PostgresPool, isolation: IsolationLevel | None, read_only: bool
+    ) -> None:
+        self._pool = pool
+        self._isolation = isolation
+        self._read_only = read_only
+        self._conn: PooledConnection | None = None
+
+    def __enter__(self) -> psycopg.Connection[TupleRow]:
+        if self._conn is not None:
+            raise RuntimeError(
+                "this block is already entered; ask the pool for another transaction"
+            )
+        # A connection that breaks at BEGIN has done nothing yet: another one will do.
+        return self._pool._operation(self.begin, idempotent=False)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if error is not None:
+            return self.roll_back(error)
+        self.commit(Try())
+        return False
+
+    def begin(self, state: Try) -> psycopg.Connection[TupleRow]:
+        """Borrow a connection and begin; one round trip."""
+        lifecycle = self._pool._lifecycle
+        self._lender = (lifecycle.running or lifecycle.open()).lender
+        self._lease, conn = self._lender.lend(ambient())
+        state.phase = Phase.IN_TRANSACTION
+        try:
+            if self._isolation is not None:
+                conn.isolation_level = self._isolation
+            if self._read_only:
+                conn.read_only = True
+            self._transaction = psycopg.Transaction(conn)
+            self._transaction.__enter__()
+        except BaseException:
+            self._lender.take_back(self._lease, conn)
+            raise
+        conn.exposed = True
+        self._conn = conn
+        return conn
+
+    def roll_back(self, error: BaseException) -> bool:
+        """Roll back because of *error* and give the connection back; True for :class:`psycopg.Rollback`."""
+        conn, self._conn = self._conn, None
+        if conn is None or self._lender.abandoned:
+            return False
+        try:
+            return conn.undo(self._transaction, error) if not conn.closed else False
+        finally:
+            self._lender.take_back(self._lease, conn)
+
+    def commit(self, state: Try) -> None:
+        """Commit, one round trip, and give the connection back."""
+        conn, self._conn = self._conn, None
+        if conn is None or self._lender.abandoned:
+            return
+        state.phase = Phase.COMMITTING
+        try:
+            _commit(conn, lambda: self._transaction.__exit__(None, None, None))
+        finally:
+            self._lender.take_back(self._lease, conn)
+
+
+def _commit(conn: PooledConnection, commit: Callable[[], object]) -> None:
+    """Commit; a connection lost meanwhile leaves open whether it took effect."""
+    conn.committing = True
+    try:
+        commit()
+    except psycopg.Error as error:
+        if classify(error, Phase.COMMITTING).unknown:
+            raise OutcomeUnknown(
+                f"the connection was lost during COMMIT, so it may have taken effect or not: {error}"
+            ) from error
+        raise
+    finally:
+        conn.committing = False
+
+
+def _isolation(level: IsolationLevel | None) -> IsolationLevel | None:
+    if level is not None and not isinstance(level, IsolationLevel):
+        raise ConfigError(f"isolation must be a psycopg.IsolationLevel, not {checks.kind(level)}")
+    return level
+
+
+def _all_rows(cursor: psycopg.Cursor[Any]) -> list[Any]:
+    return cursor.fetchall() if cursor.description is not None else []
+
+
+def _first_row(cursor: psycopg.Cursor[Any]) -> Any:
+    return cursor.fetchone() if cursor.description is not None else None
+
+
+def _row_count(cursor: psycopg.Cursor[Any]) -> int:
+    return max(0, cursor.rowcount)

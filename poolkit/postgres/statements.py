@@ -1,0 +1,53 @@
+"""Which statements change the session they run in, told from their text.
+
+Asking the server after each use would cost a round trip. The text tells it for free, with one blind spot:
+a function of the database that changes the session from inside (SET or advisory locks in its body) is not
+seen. Doubt counts as a change: it costs one reset, not a wrong answer.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from psycopg import sql
+
+_HARMLESS_START = re.compile(
+    r"""\s*\(*\s*(?:select|insert|update|delete|merge|with|values|table|show|explain|
+        begin|start|commit|end|rollback|abort|savepoint|release|set\s+(?:local|transaction|constraints)|
+        fetch|move|close|copy|notify|lock|truncate|analyze|vacuum|reindex|refresh|comment|grant|revoke|
+        create|alter|drop|checkpoint|cluster)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_HARMFUL_ANYWHERE = re.compile(
+    r"""set_config\s*\(|advisory|\btemp(?:orary)?\b|;\s*\S|\bpg_temp\b|\bdblink|\blo_(?:open|creat)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_COMMENTS = re.compile(r"\A(?:\s|--[^\n]*\n|/\*.*?\*/)*", re.DOTALL)
+
+
+def changes_session(query: object) -> bool:
+    """Whether *query* may leave something behind in its session: settings, locks, temporary tables, …"""
+    if isinstance(query, str):
+        return _text_changes_session(query)
+    if isinstance(query, bytes):
+        return _text_changes_session(query.decode("utf-8", "replace"))
+    if isinstance(query, sql.Composable):
+        return _text_changes_session(query.as_string(None))
+    return True
+
+
+@lru_cache(maxsize=2048)
+def _text_changes_session(text: str) -> bool:
+    body = text[_COMMENTS.match(text).end() :]  # type: ignore[union-attr]
+    return not _HARMLESS_START.match(body) or _HARMFUL_ANYWHERE.search(body) is not None
+
+
+def shorten(query: object, length: int = 100) -> str:
+    """Return the text of *query* on one line, cut at *length* characters, for a log. No parameters in it."""
+    if isinstance(query, bytes):
+        query = query.decode("utf-8", "replace")
+    elif isinstance(query, sql.Composable):
+        query = query.as_string(None)
+    line = " ".join(str(query).split())
+    return line if len(line) <= length else line[: length - 1] + "…"
