@@ -4,14 +4,15 @@ Drivers keep the connections; the gate keeps the turns. It is fair (the oldest w
 (at most ``max_waiting``), closable, and refuses on arrival a wait that can't fit the deadline.
 
 Handing each turn to another thread costs two switches of the interpreter lock a request, more than a short
-statement itself. So a thread that comes back at once may take the turn it has just given up, as long as
-the oldest waiter has waited less than ``FAIR_AFTER`` (the same idea as the two modes of Go's sync.Mutex).
-At most one turn is left lying like that, and a waiter that finds it takes it.
+statement itself. So a thread that comes back at once may take the turn it has just given up, a few times in a
+row, as long as the oldest waiter has waited less than ``FAIR_AFTER`` (the same idea as the two modes of Go's
+sync.Mutex). At most one turn is left lying like that, and a waiter that finds it takes it.
 """
 
 from __future__ import annotations
 
 import _thread
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,14 +21,17 @@ from time import monotonic
 from .deadline import Deadline
 from .errors import PoolOverloaded
 
-FAIR_AFTER = 0.010
+FAIR_AFTER = 0.050
 """Seconds after which the oldest waiter is served before a thread that comes back."""
+
+IN_A_ROW = 16
+"""Turns that a thread may take in a row while others wait."""
 
 COMES_BACK = 0.000_5
 """Seconds between giving up a turn and asking for the next one, of a thread that counts as coming back."""
 
-_LOOK = 0.005
-"""Seconds after which a waiter looks whether a turn was left lying."""
+_LOOK = 0.010
+"""Seconds, times the rounds of waiters ahead, after which a waiter looks for a turn that was left lying."""
 
 _SAMPLES = 16
 """Turns to observe before the pace is trusted; also the weight of the moving average."""
@@ -57,21 +61,31 @@ class _Habit(threading.local):
 
     left_at = 0.0
     comes_back = False
+    in_a_row = 0
 
 
 class Gate:
-    """Lets at most ``size`` threads through at a time; the others wait their turn."""
+    """Lets at most ``size`` threads through at a time; the others wait their turn.
+
+    The free turns are tokens in a deque, so that without waiters entering and leaving are one atomic
+    operation each. Whoever leaves puts the token down first and looks for waiters then; whoever waits
+    queues up first and looks for tokens then: one of the two sees the other.
+    """
 
     def __init__(self, name: str, size: int, *, max_waiting: int) -> None:
         self._name = name
         self._max_waiting = max_waiting
         self._habit = _Habit()
         self._empty = threading.Event()
+        # Changed by single atomic operations:
+        self._free: deque[None] = deque([None] * size)
         self._lock = threading.Lock()
+        # Changed under _lock, but read without it:
+        self._waiters: deque[_Waiter] = deque()
+        self._owed = 0  # turns to take away as soon as they are free: the gate shrank or closed
         # Guarded by _lock:
         self._size = size
-        self._in_use = 0
-        self._waiters: deque[_Waiter] = deque()
+        self._turns = size  # tokens there are, free or not
         self._closed: Callable[[], BaseException] | None = None
         self._pace = 0.0  # seconds between turns while somebody waits, a moving average
         self._paced = 0  # how many turns it was made of
@@ -79,12 +93,15 @@ class Gate:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        return f"<Gate {self._name!r} {state}: {self._in_use}/{self._size} in use, {len(self._waiters)} waiting>"
+        return (
+            f"<Gate {self._name!r} {state}: {self.in_use}/{self._size} in use, "
+            f"{len(self._waiters)} waiting>"
+        )
 
     @property
     def in_use(self) -> int:
         """How many threads are through."""
-        return self._in_use
+        return self._turns - len(self._free)
 
     @property
     def waiting(self) -> int:
@@ -97,65 +114,118 @@ class Gate:
         Raises :class:`Waited` when that was not enough, :class:`~poolkit.PoolOverloaded` when waiting
         can't help, and the error the gate was closed with.
         """
+        try:
+            self._free.pop()
+        except IndexError:
+            return self._enter_slowly(deadline, patience)
+        if self._waiters:
+            self._note_return()
+        return 0.0
+
+    def leave(self) -> None:
+        """Give up a turn. Exactly once for each :meth:`enter` that returned."""
+        if self._waiters:
+            self._leave_to_waiters()
+            return
+        self._free.append(None)
+        if self._waiters or self._owed:
+            self._settle()
+
+    def resize(self, size: int) -> None:
+        """Let *size* threads through from now on; those above it finish first."""
         with self._lock:
-            if self._closed is None and self._in_use < self._size:
-                self._in_use += 1
-                if self._waiters:
-                    self._note_return_locked()
-                return 0.0
+            more = size - self._size
+            self._size = size
+            if more < 0:
+                self._owed -= more
+            else:
+                paid = min(self._owed, more)
+                self._owed -= paid
+                self._turns += more - paid
+                self._free.extend([None] * (more - paid))
+        self._settle()
+
+    def turn_away(self, error: Callable[[], BaseException]) -> None:
+        """Fail everybody who waits now with what *error* returns; the gate stays open."""
+        with self._lock:
+            waiters = self._dismiss_locked(error)
+        _wake(waiters)
+
+    def close(self, error: Callable[[], BaseException]) -> None:
+        """Let nobody in any more; those who wait and those who come get what *error* returns."""
+        with self._lock:
+            self._closed = error
+            self._owed = self._turns
+            waiters = self._dismiss_locked(error)
+        _wake(waiters)
+        self._settle()
+
+    def wait_empty(self, deadline: Deadline) -> bool:
+        """Wait until everybody has left a closed gate, at most until *deadline*; return whether they have."""
+        left = deadline.remaining()
+        return self._empty.wait(max(0.0, left) if left != math.inf else None)
+
+    def _enter_slowly(self, deadline: Deadline, patience: float) -> float:
+        with self._lock:
             waiter, bound, look = self._queue_up_locked(deadline, patience)
+            served = self._serve_locked()
+        _wake(served)
         try:
             return self._wait(waiter, bound, look)
         except BaseException:
             self._give_up(waiter)
             raise
 
-    def leave(self) -> None:
-        """Give up a turn. Exactly once for each :meth:`enter` that returned."""
+    def _leave_to_waiters(self) -> None:
+        """Hand the turn to the oldest waiter, or leave it lying for a moment if we tend to come back."""
         with self._lock:
-            self._in_use -= 1
-            if not self._waiters:
-                self._last_turn = 0.0
-                if self._closed is not None and self._in_use == 0:
-                    self._empty.set()
-                return
-            now = monotonic()
-            self._keep_pace_locked(now)
-            habit = self._habit
-            habit.left_at = now
-            keep = 1 if habit.comes_back and now - self._waiters[0].since < FAIR_AFTER else 0
-            served = self._serve_locked(keep)
-        for waiter in served:
-            waiter.signal.release()
+            self._free.append(None)
+            served: list[_Waiter] = []
+            if self._waiters:
+                now = monotonic()
+                self._keep_pace_locked(now)
+                habit = self._habit
+                habit.left_at = now
+                habit.in_a_row += 1
+                stays = (
+                    habit.comes_back
+                    and habit.in_a_row < IN_A_ROW
+                    and now - self._waiters[0].since < FAIR_AFTER
+                )
+                served = self._serve_locked(keep=1 if stays else 0)
+            self._pay_locked()
+        _wake(served)
 
-    def resize(self, size: int) -> None:
-        """Let *size* threads through from now on; those above it finish first."""
+    def _settle(self) -> None:
+        """Bring turns that are free, turns that are owed and waiters together."""
         with self._lock:
-            self._size = size
-            served = self._serve_locked(0)
-        for waiter in served:
-            waiter.signal.release()
+            self._pay_locked()
+            served = self._serve_locked()
+        _wake(served)
 
-    def turn_away(self, error: Callable[[], BaseException]) -> None:
-        """Fail everybody who waits now with what *error* returns; the gate stays open."""
-        with self._lock:
-            waiters = self._dismiss_locked(error)
-        for waiter in waiters:
-            waiter.signal.release()
+    def _pay_locked(self) -> None:
+        while self._owed and self._free:
+            try:
+                self._free.pop()
+            except IndexError:
+                break
+            self._owed -= 1
+            self._turns -= 1
+        if self._closed is not None and self._turns == 0:
+            self._empty.set()
 
-    def close(self, error: Callable[[], BaseException]) -> None:
-        """Let nobody in any more; those who wait and those who come get what *error* returns."""
-        with self._lock:
-            self._closed = error
-            waiters = self._dismiss_locked(error)
-            if self._in_use == 0:
-                self._empty.set()
-        for waiter in waiters:
-            waiter.signal.release()
-
-    def wait_empty(self, deadline: Deadline) -> bool:
-        """Wait until everybody has left a closed gate, at most until *deadline*; return whether they have."""
-        return self._empty.wait(max(0.0, deadline.remaining()))
+    def _serve_locked(self, keep: int = 0) -> list[_Waiter]:
+        """Give the free turns but *keep* to the oldest waiters; return whom to wake after the lock."""
+        served: list[_Waiter] = []
+        while self._waiters and len(self._free) > keep:
+            try:
+                self._free.pop()
+            except IndexError:  # somebody who came by took it
+                break
+            waiter = self._waiters.popleft()
+            waiter.granted = True
+            served.append(waiter)
+        return served
 
     def _queue_up_locked(self, deadline: Deadline, patience: float) -> tuple[_Waiter, float, float]:
         if self._closed is not None:
@@ -172,10 +242,14 @@ class Gate:
                 f"pool {self._name!r}: at the present pace the wait would be {expected:.3f} s, "
                 f"and the deadline is in {deadline.at - now:.3f} s"
             )
+        if not ahead:
+            self._last_turn = 0.0
         waiter = _Waiter(now)
         self._waiters.append(waiter)
-        self._note_return_locked()
-        return waiter, min(deadline.at, now + patience), _LOOK * (1 + ahead / self._size)
+        self._note_return()
+        self._habit.in_a_row = 0
+        look = max(_LOOK * (1 + ahead / self._size), 4 * expected)
+        return waiter, min(deadline.at, now + patience), look
 
     def _wait(self, waiter: _Waiter, bound: float, look: float) -> float:
         """Wait until served or failed, looking now and then for a turn that was left lying."""
@@ -183,10 +257,7 @@ class Gate:
             left = bound - monotonic()
             if waiter.signal.acquire(timeout=max(0.0, min(left, look))):
                 break
-            with self._lock:
-                served = self._serve_locked(0)
-            for other in served:
-                other.signal.release()
+            self._settle()
             if left <= look and not waiter.granted and waiter.error is None:
                 raise Waited(monotonic() - waiter.since)
         if waiter.error is not None:
@@ -202,16 +273,6 @@ class Gate:
                 return
         self.leave()
 
-    def _serve_locked(self, keep: int) -> list[_Waiter]:
-        """Give the free turns but *keep* to the oldest waiters; return whom to wake after the lock."""
-        served = []
-        while self._waiters and self._in_use < self._size - keep:
-            waiter = self._waiters.popleft()
-            waiter.granted = True
-            self._in_use += 1
-            served.append(waiter)
-        return served
-
     def _dismiss_locked(self, error: Callable[[], BaseException]) -> list[_Waiter]:
         waiters = list(self._waiters)
         self._waiters.clear()
@@ -219,15 +280,20 @@ class Gate:
             waiter.error = error
         return waiters
 
-    def _note_return_locked(self) -> None:
+    def _note_return(self) -> None:
         habit = self._habit
         habit.comes_back = monotonic() - habit.left_at < COMES_BACK
 
     def _keep_pace_locked(self, now: float) -> None:
         if self._last_turn:
-            gap = now - self._last_turn
             self._paced += 1
+            gap = now - self._last_turn
             self._pace += (gap - self._pace) / min(self._paced, _SAMPLES)
         else:
             self._pace, self._paced = 0.0, 0
         self._last_turn = now
+
+
+def _wake(waiters: list[_Waiter]) -> None:
+    for waiter in waiters:
+        waiter.signal.release()

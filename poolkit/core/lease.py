@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 import threading
 import traceback
 import weakref
@@ -20,41 +21,38 @@ from typing import Any, Generic, TypeVar
 ResourceT = TypeVar("ResourceT")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARIES = (
+    _PACKAGE,
+    "<frozen ",
+    *(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a connection: ``thread_name``, ``call_site`` (``file:line in function``), ``held_for`` seconds."""
+    """Who holds a connection, at the moment it was asked.
+
+    ``thread_name``, ``call_site`` (``file:line in function``) where it was acquired, ``held_for`` in
+    seconds, and ``now_at``, where the thread was then.
+    """
 
     thread_name: str
     call_site: str
     held_for: float
+    now_at: str
     thread: threading.Thread
 
     def stack(self) -> str:
         """Return where that thread is now, as a traceback; empty if it has ended."""
-        frame = self._frame()
+        frame = _frame_of(self.thread)
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
-
-    def now_at(self) -> str:
-        """Return in one line where that thread is now, outside of poolkit and its drivers."""
-        frame = self._frame()
-        if frame is None:
-            return "nowhere: it has ended"
-        return _describe(frame.f_code, frame.f_lasti)
 
     def describe(self) -> str:
         """Return all of it in one line."""
         return (
             f"thread {self.thread_name!r} for {self.held_for:.3f} s, "
-            f"acquired at {self.call_site}, now at {self.now_at()}"
+            f"acquired at {self.call_site}, now at {self.now_at}"
         )
-
-    def _frame(self) -> FrameType | None:
-        ident = self.thread.ident
-        if ident is None or not self.thread.is_alive():
-            return None
-        return sys._current_frames().get(ident)
 
 
 class Lease(Generic[ResourceT]):
@@ -85,6 +83,7 @@ class Lease(Generic[ResourceT]):
             thread_name=self.thread.name,
             call_site=_describe(self._code, self._offset),
             held_for=perf_counter() - self.since,
+            now_at=_now_at(self.thread),
             thread=self.thread,
         )
 
@@ -130,6 +129,24 @@ def caller() -> FrameType:
             break
         frame = frame.f_back
     return frame
+
+
+def _frame_of(thread: threading.Thread) -> FrameType | None:
+    ident = thread.ident
+    if ident is None or not thread.is_alive():
+        return None
+    return sys._current_frames().get(ident)
+
+
+def _now_at(thread: threading.Thread) -> str:
+    """Return where *thread* is, in its own code if possible: not inside a library that it called."""
+    innermost = frame = _frame_of(thread)
+    if innermost is None:
+        return "nowhere: it has ended"
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        frame = frame.f_back
+    frame = frame or innermost
+    return _describe(frame.f_code, frame.f_lasti)
 
 
 def _describe(code: CodeType, offset: int) -> str:

@@ -113,7 +113,8 @@ class Lender(Generic[ResourceT]):
         resource.lease = lease
         shard = self._tally.mine()
         shard.leases += 1
-        shard.wait.add(waited)
+        if waited:
+            shard.wait.add(waited)
         if self._tell_acquired:
             self._events.tell(Acquired, holder=lease.holder(), waited=waited)
         return lease, resource

@@ -229,6 +229,8 @@ class PoolStats:
     def of(cls, tally: Tally, *, name: str, max_size: int, in_use: int, waiting: int) -> PoolStats:
         """Take the snapshot of *tally* and of what the pool says of itself."""
         total = tally.total()
+        # Leases that had not to wait are not entered one by one.
+        total.wait.buckets[0] += total.leases - sum(total.wait.buckets)
         size = max(0, total.created - total.closed)
         counters: dict[str, int] = {counter: getattr(total, counter) for counter in _COUNTERS}
         return cls(

@@ -83,6 +83,8 @@ class PooledConnection(psycopg.Connection[Any]):
     committing = False
     """Whether a commit is under way."""
     last_used = 0.0
+    taken_at = 0.0
+    """When psycopg_pool gave it out."""
     retired = False
 
     patience = float("inf")

@@ -4,6 +4,10 @@ A generation lives until the server turns out to be unreachable. Then it is clos
 go of everybody who waits in it, and a new one is tried; nobody walks through dead connections one by one.
 Its first connection is made alone: until one has succeeded, the others wait for its outcome, so that a wrong
 password is tried once and a server that is down is knocked at once.
+
+psycopg_pool keeps what is idle, and decides what is opened, too old or too many. What is in constant use stays
+here between two leases (``_hot``, the last used first), for a second at most: it costs a tenth of a way
+through psycopg_pool's queue and back.
 """
 
 from __future__ import annotations
@@ -11,13 +15,15 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
 from time import monotonic, perf_counter
 from typing import Any, cast
 
 import psycopg
 import psycopg_pool
+from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from ..core.deadline import Deadline
@@ -34,6 +40,8 @@ logger = logging.getLogger("poolkit.postgres")
 
 FRESH = 1.0
 """Seconds since its last use within which a connection is lent unchecked."""
+
+OK = pq.ConnStatus.OK
 
 PREPARE_THRESHOLD = 5
 """Uses of a statement on one connection after which it is prepared; psycopg's default."""
@@ -71,6 +79,9 @@ class Generation:
         self._first = threading.Lock()
         self._proven = False
         self._suspect_since = 0.0
+        self._hot: deque[PooledConnection] = deque()
+        self._hot_since = 0.0
+        self._in_queue = 0
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._alive = 0
@@ -102,40 +113,35 @@ class Generation:
 
     def close(self, timeout: float = 0.0) -> None:
         """Close what is idle, let go of who waits, and close what is lent when it comes back."""
+        self._hot_since = inf
+        self._cool_down()
         self._pool.close(timeout)
 
     def take(self, deadline: Deadline, patience: float) -> PooledConnection:
         """Return a live connection; see :class:`poolkit.core.lending.Store`."""
-        until = monotonic() + min(deadline.remaining(), patience)
-        while True:
-            left = until - monotonic()
-            try:
-                conn = self._pool.getconn(timeout=max(left, 0.000_001))
-            except psycopg_pool.PoolClosed:
-                raise Unreachable from self.failure
-            except psycopg_pool.PoolTimeout:
-                if not self._proven and not deadline.expired:
-                    raise Unreachable from self.failure or psycopg.errors.ConnectionTimeout(
-                        "the server does not answer"
-                    )
-                raise Waited(patience) from None
-            used = conn.last_used
-            if used > self._suspect_since and monotonic() - used < FRESH:
-                return conn
-            if not conn.is_dead() and conn.answers(Deadline(until, patience)):
-                return conn
-            self._replace(conn, "found dead when it was to be lent")
+        try:
+            conn = self._hot.pop()
+        except IndexError:
+            return self._take_slowly(None, deadline, patience)
+        if self._is_fresh(conn):
+            return conn
+        return self._take_slowly(conn, deadline, patience)
 
     def put(self, conn: PooledConnection) -> None:
         """Take back a connection: clean it and keep it, or replace it."""
-        if conn.closed:
+        if conn.pgconn.status != OK:
             self._replace(conn, "lost while lent")
-        elif conn.clean():
+        elif not conn.clean():
+            self.discard(conn)
+        elif conn.taken_at < self._hot_since:
             conn.last_used = monotonic()
             self._pool.putconn(conn)
         else:
-            conn.retire()
-            self._pool.putconn(conn)
+            conn.last_used = monotonic()
+            self._hot.append(conn)
+            # Whoever queues in psycopg_pool says so first and looks here then: one of us sees the other.
+            if self._in_queue or conn.taken_at < self._hot_since:
+                self._cool_down()
 
     def discard(self, conn: PooledConnection) -> None:
         """Close a connection that nobody must use again; psycopg_pool opens another one."""
@@ -147,6 +153,8 @@ class Generation:
 
         Without a round trip, unless it is to *ask* each whether it answers.
         """
+        self._hot_since = monotonic()
+        self._cool_down()
         stats = self._pool.get_stats()
         for _ in range(stats.get("pool_available", 0)):
             try:
@@ -173,6 +181,8 @@ class Generation:
 
     def drain(self) -> None:
         """Replace all connections, those that are lent when they come back."""
+        self._hot_since = monotonic()
+        self._cool_down()
         self._pool.drain()
 
     def abandon(self) -> None:
@@ -204,6 +214,56 @@ class Generation:
         self._book.forgotten.append((lease, conn))
 
     # -- private -----------------------------------------------------------------------------------
+
+    def _is_fresh(self, conn: PooledConnection) -> bool:
+        """Whether *conn* was used so lately that it can be lent unchecked."""
+        used = conn.last_used
+        return used > self._suspect_since and monotonic() - used < FRESH
+
+    def _take_slowly(
+        self, conn: PooledConnection | None, deadline: Deadline, patience: float
+    ) -> PooledConnection:
+        """Return *conn* if it is alive, else the first one that is. Dead ones are replaced on the way."""
+        until = Deadline.after(patience).earlier(deadline)
+        while True:
+            if conn is None:
+                conn = self._take_from_driver(until, deadline)
+                if self._is_fresh(conn):
+                    return conn
+            if not conn.is_dead() and conn.answers(until):
+                return conn
+            self._replace(conn, "found dead when it was to be lent")
+            conn = None
+
+    def _take_from_driver(self, until: Deadline, deadline: Deadline) -> PooledConnection:
+        """Take a connection from psycopg_pool, or wait there until one is open."""
+        with self._lock:
+            self._in_queue += 1
+        try:
+            self._cool_down()
+            conn = self._pool.getconn(timeout=max(until.remaining(), 0.000_001))
+        except psycopg_pool.PoolClosed:
+            raise Unreachable from self.failure
+        except psycopg_pool.PoolTimeout:
+            if not self._proven and not deadline.expired:
+                raise Unreachable from self.failure or psycopg.errors.ConnectionTimeout(
+                    "the server does not answer"
+                )
+            raise Waited(until.budget) from None
+        finally:
+            with self._lock:
+                self._in_queue -= 1
+        conn.taken_at = monotonic()
+        return conn
+
+    def _cool_down(self) -> None:
+        """Give psycopg_pool back what is between two leases."""
+        while self._hot:
+            try:
+                conn = self._hot.popleft()
+            except IndexError:
+                return
+            self._pool.putconn(conn)
 
     def _connect(self, conninfo: str, options: dict[str, Any]) -> PooledConnection:
         if self.failure is not None:

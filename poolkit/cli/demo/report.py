@@ -1,0 +1,168 @@
+"""Show what a scene came to: as tables for people, as JSON for programs."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from itertools import chain
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .scene import Claim, Leak, Outcome, Run
+from .workload import milliseconds
+
+_FAILURES_SHOWN = 3
+_WIDTH_IN_A_FILE = 84
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Print *outcome* on standard output."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH_IN_A_FILE
+    workload = outcome.workload
+    lines = [
+        Text(),
+        Text(outcome.backend, style="bold"),
+        Text(
+            f"{workload.threads:,} threads start together; each makes {workload.requests_per_thread}"
+            " requests, one after another."
+        ),
+        Text(outcome.request),
+    ]
+    for part in chain(
+        lines,
+        [Text(), _runs_table(outcome.runs)],
+        map(Text, _remarks(outcome.runs)),
+        [Text(), _claims_table(outcome.claims), Text()],
+        _leak_lines(outcome.leak),
+    ):
+        # Lines stay whole, so that a call site can be found in them and copied.
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def as_json(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Return *outcomes* as what :mod:`json` can write. Times are in seconds."""
+    return {
+        "poolkit": version("poolkit"),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "scenes": [
+            {
+                "title": outcome.title,
+                "backend": outcome.backend,
+                "threads": outcome.workload.threads,
+                "requests_per_thread": outcome.workload.requests_per_thread,
+                "runs": [_run_as_json(run) for run in outcome.runs],
+                "claims": [
+                    {"claim": claim.text, "measured": claim.measured, "met": claim.met}
+                    for claim in outcome.claims
+                ],
+                "leak": {
+                    "error": outcome.leak.error,
+                    "thread_name": outcome.leak.thread_name,
+                    "call_site": outcome.leak.call_site,
+                    "held_for": outcome.leak.held_for,
+                    "stack": outcome.leak.stack,
+                    "leases_after": outcome.leak.leases_after,
+                },
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def _run_as_json(run: Run) -> dict[str, object]:
+    measured = run.measured
+    return {
+        "contender": run.contender,
+        "requests": measured.asked,
+        "answered": measured.answered,
+        "errors": measured.errors,
+        "error_messages": dict(measured.refused + measured.broken),
+        "cut_short": measured.cut_short,
+        "elapsed": measured.elapsed,
+        "throughput": measured.throughput,
+        "p50": _number(measured.percentile(50)),
+        "p99": _number(measured.percentile(99)),
+        "max": _number(measured.percentile(100)),
+        "connections_peak": run.connections_peak,
+        "connections_opened": run.connections_opened,
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _runs_table(runs: Sequence[Run]) -> Table:
+    table = _table()
+    table.add_column(no_wrap=True)
+    for heading in ("req/s", "p50 ms", "p99 ms", "max ms", "connections", "opened", "errors"):
+        table.add_column(heading, justify="right")
+    for run in runs:
+        measured = run.measured
+        table.add_row(
+            run.contender,
+            f"{measured.throughput:,.0f}",
+            *(milliseconds(measured.percentile(percent)) for percent in (50, 99, 100)),
+            f"{run.connections_peak:,}",
+            f"{run.connections_opened:,}",
+            Text(f"{measured.errors:,}", style="red" if measured.errors else ""),
+        )
+    return table
+
+
+def _table() -> Table:
+    return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+
+
+def _remarks(runs: Sequence[Run]) -> Iterator[str]:
+    yield ""
+    yield "Req/s and latencies: of the requests that were answered, all waiting included."
+    yield "Connections: the most at one time, sampled on the server. Opened: in all."
+    for run in runs:
+        measured = run.measured
+        failures = (measured.refused + measured.broken).most_common()
+        for message, count in failures[:_FAILURES_SHOWN]:
+            yield f"{run.contender}: {count:,} of {measured.asked:,} requests failed: {message}"
+        if len(failures) > _FAILURES_SHOWN:
+            yield f"{run.contender}: and {len(failures) - _FAILURES_SHOWN} other messages"
+        if measured.cut_short:
+            yield (
+                f"{run.contender}: time was up after {measured.elapsed:.0f} s, with"
+                f" {measured.cut_short:,} requests still to make"
+            )
+
+
+def _claims_table(claims: Sequence[Claim]) -> Table:
+    table = _table()
+    for heading in ("Claimed of pools", "Measured in this run", ""):
+        table.add_column(heading)
+    verdicts = {True: ("met", "green"), False: ("not met", "red"), None: ("not tested", "yellow")}
+    for claim in claims:
+        table.add_row(claim.text, claim.measured, Text(*verdicts[claim.met]))
+    return table
+
+
+def _leak_lines(leak: Leak) -> Iterator[Text]:
+    yield Text("A leaked connection", style="bold")
+    yield Text("One of a pool's two connections was never given back, and the other was in use.")
+    yield Text("The next request got this error:")
+    yield Text()
+    for line in leak.error.splitlines():
+        yield Text(f"  {line}")
+    yield Text()
+    yield Text("When all others had given theirs back, pool.leases() still had:")
+    yield Text()
+    yield Text(
+        f"  {leak.thread_name!r} for {leak.held_for:.1f} s, acquired at {leak.call_site}",
+        style="bold red",
+    )
+    yield Text()
