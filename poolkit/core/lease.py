@@ -33,7 +33,7 @@ class Holder:
     """Who holds a connection, at the moment it was asked.
 
     ``thread_name``, ``call_site`` (``file:line in function``) where it was acquired, ``held_for`` in
-    seconds, and ``now_at``, where the thread was then.
+    seconds, and ``now_at``, where the thread was then (empty in events, which are told by that thread).
     """
 
     thread_name: str
@@ -77,13 +77,13 @@ class Lease(Generic[ResourceT]):
         """The connection; None if it has been collected."""
         return self._resource()
 
-    def holder(self) -> Holder:
-        """Return who holds it, as it is now."""
+    def holder(self, *, locate: bool = False) -> Holder:
+        """Return who holds it, as it is now; *locate* looks up where that thread is."""
         return Holder(
             thread_name=self.thread.name,
             call_site=_describe(self._code, self._offset),
             held_for=perf_counter() - self.since,
-            now_at=_now_at(self.thread),
+            now_at=_now_at(self.thread) if locate else "",
             thread=self.thread,
         )
 
@@ -112,7 +112,8 @@ class LeaseBook(Generic[ResourceT]):
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
         return sorted(
-            (lease.holder() for lease in self._open.copy()), key=lambda holder: -holder.held_for
+            (lease.holder(locate=True) for lease in self._open.copy()),
+            key=lambda holder: -holder.held_for,
         )
 
     def orphans(self) -> list[Lease[ResourceT]]:

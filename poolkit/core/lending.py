@@ -181,7 +181,7 @@ class Lender(Generic[ResourceT]):
         self.abandoned = True
 
     def _reclaim(self, lease: Lease[ResourceT], resource: ResourceT | None, reason: str) -> None:
-        holder = lease.holder()
+        holder = lease.holder(locate=True)
         if self.abandoned or not self.book.strike(lease):
             return
         try:

@@ -58,6 +58,8 @@ class Lifecycle(Generic[RunningT]):
         running = self.running
         if running is not None:
             return running
+        if self._closed:
+            raise self.closed_error()  # at once, while another thread may still be busy closing
         with self._lock:
             if self._closed:
                 raise self.closed_error()
@@ -68,8 +70,8 @@ class Lifecycle(Generic[RunningT]):
     def close(self, deadline: Deadline) -> None:
         """Stop what runs. Idempotent; a second caller waits for the first."""
         with self._lock:
-            running, self.running = self.running, None
             self._closed = True
+            running, self.running = self.running, None
             if running is not None:
                 running.stop(deadline)
 

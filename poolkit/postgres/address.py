@@ -50,6 +50,8 @@ def parse(conninfo: object) -> Address:
         )
     try:
         parsed = psycopg_conninfo.conninfo_to_dict(conninfo)
+        if _is_misread(conninfo, str(parsed.get("port", ""))):
+            raise ProgrammingError
     except ProgrammingError:
         raise ConfigError(
             "conninfo can't be parsed (not shown here, it may hold a password); it looks like "
@@ -60,9 +62,19 @@ def parse(conninfo: object) -> Address:
     secured = _is_remote(parameters) and not _says_tls(parameters)
     if secured:
         parameters["sslmode"] = "verify-full"
-        if "sslrootcert" not in parameters and pq.version() >= _SYSTEM_ROOTS_SINCE:
+        roots_given = "sslrootcert" in parameters or os.environ.get("PGSSLROOTCERT")
+        if not roots_given and pq.version() >= _SYSTEM_ROOTS_SINCE:
             parameters["sslrootcert"] = "system"
     return Address(_name(parameters), parameters, secured)
+
+
+def _is_misread(conninfo: str, ports: str) -> bool:
+    """Whether part of a password, for want of percent-encoding, may have been read as host or database."""
+    _, url, rest = conninfo.partition("://")
+    authority, _, path = rest.partition("?")[0].partition("/")
+    if url and (authority.count("@") > 1 or "@" in path):
+        return True
+    return not all(port == "" or port.strip().isdigit() for port in ports.split(","))
 
 
 def _hosts(parameters: dict[str, str]) -> list[str]:
@@ -83,6 +95,7 @@ def _is_remote(parameters: dict[str, str]) -> bool:
 
 
 def _is_local(host: str) -> bool:
+    host = host.lower()
     if host in ("", "localhost") or host.startswith(("/", "@")) or host.endswith(".localhost"):
         return True
     try:

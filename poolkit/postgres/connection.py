@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import errors, pq, waiting
 from psycopg._capabilities import capabilities
+from psycopg._preparing import PrepareManager
 from psycopg.rows import tuple_row
 
 from ..core.deadline import NEVER, Deadline, ambient
@@ -121,6 +122,12 @@ class PooledConnection(psycopg.Connection[Any]):
         return super().cursor(name, withhold=withhold, **options)
 
     def commit(self) -> None:
+        if (
+            self.committing and self.lock.locked()
+        ):  # the block has ended, and waiting might never end
+            raise errors.ProgrammingError(
+                "the block ended while its connection was in use, by another thread or an unfinished iterator"
+            )
         self.committing = True
         try:
             super().commit()
@@ -157,6 +164,15 @@ class PooledConnection(psycopg.Connection[Any]):
         poll.register(self.pgconn.socket, select.POLLIN)
         return bool(poll.poll(0))
 
+    def hung_up(self) -> bool:
+        """Whether the server has hung up, told even while another thread uses it. No round trip."""
+        try:
+            poll = select.poll()
+            poll.register(self.pgconn.socket, getattr(select, "POLLRDHUP", 0))
+            return bool(poll.poll(0))
+        except psycopg.OperationalError:
+            return True  # it is closed
+
     def answers(self, deadline: Deadline) -> bool:
         """Whether the server answers before *deadline*. One round trip."""
         self._cleaning = deadline
@@ -175,19 +191,20 @@ class PooledConnection(psycopg.Connection[Any]):
         """
         pgconn = self.pgconn
         status = pgconn.transaction_status
+        if self.exposed and self.lock.locked():
+            return False  # another thread or an unfinished iterator still uses it
         if status == IDLE and not self.altered and not pgconn.pipeline_status:
             if self.exposed:
                 self._set_back()
             return True
         if self.closed or status == ACTIVE or pgconn.pipeline_status:
             return False
+        self._set_back()  # first, so that no handler or cursor of the borrower's takes part
         self._cleaning = _grace()
         try:
             if status != IDLE:
-                self._num_transactions = 0
                 self.rollback()
             if self.altered:
-                self._autocommit = True
                 self.execute("DISCARD ALL", prepare=False)
                 self.altered = False
         except (psycopg.Error, DeadlineExceeded) as error:
@@ -199,7 +216,6 @@ class PooledConnection(psycopg.Connection[Any]):
             return False
         finally:
             self._cleaning = NEVER
-        self._set_back()
         return True
 
     def undo(self, transaction: psycopg.Transaction, error: BaseException) -> bool:
@@ -208,9 +224,13 @@ class PooledConnection(psycopg.Connection[Any]):
         Returns whether *error* asked for nothing but that (:class:`psycopg.Rollback`). If rolling back
         fails, psycopg logs it, and :meth:`clean` finds out.
         """
+        if self.lock.locked():
+            return False
         self._cleaning = _grace()
         try:
             return bool(transaction.__exit__(type(error), error, error.__traceback__))
+        except DeadlineExceeded:
+            return isinstance(error, psycopg.Rollback) and error.transaction in (None, transaction)
         finally:
             self._cleaning = NEVER
 
@@ -236,6 +256,7 @@ class PooledConnection(psycopg.Connection[Any]):
     def _set_back(self) -> None:
         """Undo what the borrower may have set on the Python side."""
         self.exposed = False
+        self._num_transactions = 0
         self._autocommit = True
         self._isolation_level = self._read_only = self._deferrable = None
         self._begin_statement = b""
@@ -245,6 +266,7 @@ class PooledConnection(psycopg.Connection[Any]):
         self.cursor_factory = PooledCursor
         self.server_cursor_factory = psycopg.ServerCursor
         self._prepared.prepare_threshold = self.generation.prepare_threshold
+        self._prepared.prepared_max = PrepareManager.prepared_max
         for remembered in (self._notify_handlers, self._notice_handlers, self._notifies_backlog):
             if remembered:
                 remembered.clear()
@@ -258,12 +280,16 @@ class PooledConnection(psycopg.Connection[Any]):
         bound: float,
     ) -> ValueT:
         """End a wait that took too long: cancel on the server, and make sure of what became of it."""
-        if not deadline.expired and self.pgconn.transaction_status != ACTIVE:
-            # Nothing runs: it waits for notifications, and may.
-            left = None if timeout is None else timeout - bound
-            if left is not None and left <= 0:
-                raise errors._WaitTimeout("wait timeout expired")
-            return self.wait(gen, interval, left)
+        if self.pgconn.transaction_status != ACTIVE:
+            # Nothing runs: it waits for notifications, and may, as long as it wanted to.
+            left = float("inf") if timeout is None else timeout - bound
+            more = max(0.0, min(left, deadline.remaining()))
+            try:
+                return super().wait(gen, interval, more if more != float("inf") else None)
+            except errors._WaitTimeout:
+                if left <= more:
+                    raise
+                raise deadline.exceeded(f"pool {self.generation.name!r}", stage="running") from None
         late = deadline if deadline.expired else Deadline.after(0.0)
         until = Deadline.after(CANCEL_GRACE)
         confirmed = False

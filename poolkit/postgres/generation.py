@@ -85,7 +85,7 @@ class Generation:
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._alive = 0
-        # For a forked child, which must not touch these sockets:
+        # Also for a forked child, which must not touch these sockets:
         self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
         self._pool: psycopg_pool.ConnectionPool[PooledConnection] = psycopg_pool.ConnectionPool(
             make_conninfo("", **config.address.parameters),
@@ -115,7 +115,8 @@ class Generation:
         """Close what is idle, let go of who waits, and close what is lent when it comes back."""
         self._hot_since = inf
         self._cool_down()
-        self._pool.close(timeout)
+        # psycopg_pool gives that long to each of its threads, one after the other: workers and scheduler.
+        self._pool.close(timeout / (self._pool.num_workers + 1))
 
     def take(self, deadline: Deadline, patience: float) -> PooledConnection:
         """Return a live connection; see :class:`poolkit.core.lending.Store`."""
@@ -278,8 +279,8 @@ class Generation:
         conn.generation = self
         conn.patience = self._config.patience
         conn.last_used = monotonic()
-        self._connections.add(conn)
         with self._lock:
+            self._connections.add(conn)
             self._alive += 1
         shard = self._tally.mine()
         shard.created += 1
@@ -293,8 +294,12 @@ class Generation:
     def _connect_failed(self, error: psycopg.Error) -> None:
         """Decide whether the server is unreachable, or only this one connection could not be had."""
         self.suspect()
+        # A connection may be lent to somebody who has not noticed yet that it is dead.
         with self._lock:
-            give_up = self._alive == 0 and self.failure is None
+            connections = list(self._connections)
+        reached = any(not conn.hung_up() for conn in connections)
+        with self._lock:
+            give_up = not reached and self.failure is None
             if give_up:
                 self.failure = error
         if give_up:
