@@ -1,0 +1,5 @@
+"""Let setuptools read setup.cfg, where everything is."""
+
+from setuptools import setup
+
+setup()
