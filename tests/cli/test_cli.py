@@ -1,0 +1,114 @@
+"""The command as a person meets it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+SMALL = ("--threads", "20", "--requests-per-thread", "2")
+CONTENDERS = ["no pool", "no pool, 80 at once", "psycopg_pool", "poolkit"]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=55, check=False
+    )
+
+
+@pytest.mark.parametrize("module", ["poolkit", "poolkit.cli"])
+def test_help_lists_the_commands(module):
+    result = python("-m", module, "--help")
+
+    assert result.returncode == 0, result.stderr
+    assert "Usage: poolkit" in result.stdout
+    assert "demo" in result.stdout
+
+
+def test_help_loads_neither_drivers_nor_rich():
+    result = python(
+        "-c",
+        "import sys, poolkit.cli\n"
+        "sys.argv = ['poolkit', '--help']\n"
+        "try:\n    poolkit.cli.main()\n"
+        "finally:\n    print([n for n in ('psycopg', 'psycopg_pool', 'rich') if n in sys.modules])",
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_command_is_a_usage_error():
+    result = python("-m", "poolkit", "dmeo")
+
+    assert result.returncode == 2
+    assert "No such command 'dmeo'" in result.stderr
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_it_says_what_to_install_in_one_line(missing):
+    result = python(
+        "-c", f"import sys; sys.modules[{missing!r}] = None; import poolkit.cli; poolkit.cli.main()"
+    )
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert "pip install 'poolkit[cli]'" in line
+
+
+def test_demo_compares_the_contenders_and_names_the_leak():
+    result = python("-m", "poolkit", "demo", *SMALL)
+
+    assert result.returncode == 0, result.stderr
+    for contender in CONTENDERS:
+        assert f"{contender}: 40 requests ..." in result.stderr
+        assert any(line.startswith(f"{contender}  ") for line in result.stdout.splitlines())
+    assert "A pool cuts latency by 70 to 90 %" in result.stdout
+    assert "not tested" in result.stdout, "twenty threads say nothing of five hundred"
+    leaked = result.stdout.partition("pool.leases() still had:")[2]
+    assert "monthly-report" in leaked
+    assert "leaky_program.py:" in leaked
+    assert "in monthly_report" in leaked
+
+
+def test_demo_in_json():
+    result = python("-m", "poolkit", "demo", *SMALL, "--json")
+
+    assert result.returncode == 0, result.stderr
+    (scene,) = json.loads(result.stdout)["scenes"]
+    assert [run["contender"] for run in scene["runs"]] == CONTENDERS
+    for run in scene["runs"]:
+        assert (run["requests"], run["answered"], run["errors"]) == (40, 40, 0)
+        assert 0 < run["p50"] <= run["p99"] <= run["max"]
+    without, _, _, ours = scene["runs"]
+    assert without["connections_opened"] == 40
+    assert ours["connections_peak"] <= ours["connections_opened"] <= 20
+    leak = scene["leak"]
+    assert leak["call_site"] in leak["error"]
+    assert "send_by_mail" in leak["stack"]
+    assert leak["leases_after"] == 0
+
+
+def test_ctrl_c_ends_the_demo_without_a_traceback():
+    with subprocess.Popen(
+        [sys.executable, "-m", "poolkit", "demo", "--requests-per-thread", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if line.startswith("no pool:"):
+                break
+        process.send_signal(signal.SIGINT)
+        output, rest = process.communicate(timeout=30)
+
+    assert process.returncode == 130, "".join(seen) + rest
+    assert output == ""
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "Interrupted."
