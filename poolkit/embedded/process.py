@@ -100,29 +100,30 @@ class Home:
 
     def __init__(self, purpose: str, *, longest: int = 0, polite: signal.Signals) -> None:
         self.account = account()
-        self.path = self._make_folder(f"poolkit-{purpose}-", longest)
+        self.path = self._choose_folder(f"poolkit-{purpose}-", longest)
         self.log_path = self.path / "log"
-        self.log_path.touch()
         self._pid_path = self.path / guardian.PID_FILE
         self._polite = polite
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
+        # First the guardian, then what it guards: there is no moment at which to be killed is a leak.
         self._guardian, self._lifeline = self._post_guardian()
         _homes.add(self)
+        try:
+            self.path.mkdir(mode=0o700)
+            self.give(self.path)
+            self.log_path.touch()
+        except BaseException:
+            self.close()
+            raise
 
-    def _make_folder(self, prefix: str, longest: int) -> Path:
+    def _choose_folder(self, prefix: str, longest: int) -> Path:
         for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - the name is random
             path = Path(base).resolve() / f"{prefix}{secrets.token_hex(4)}"
-            if len(os.fsencode(path)) + 1 + longest > SOCKET_PATH_LIMIT:
-                continue
-            if self.account and not self.account.reaches(path):
-                continue
-            try:
-                path.mkdir(mode=0o700)
-            except OSError:
-                continue
-            self.give(path)
-            return path
+            short = len(os.fsencode(path)) + 1 + longest <= SOCKET_PATH_LIMIT
+            reachable = self.account is None or self.account.reaches(path)
+            if short and reachable and os.access(path.parent, os.W_OK | os.X_OK):
+                return path
         raise EmbeddedError(
             "no folder for temporary files can be used: it must be writable, "
             f"{SOCKET_PATH_LIMIT - longest - len(prefix) - 10} characters long at most and, "
@@ -143,7 +144,6 @@ class Home:
             )
         except BaseException:
             os.close(lifeline)
-            shutil.rmtree(self.path, ignore_errors=True)
             raise
         finally:
             os.close(watched)
@@ -157,7 +157,8 @@ class Home:
     def launch(self, command: Sequence[str | Path]) -> None:
         """Start the one process of this folder, its output going to the log.
 
-        Its pid is in a file before it is itself: so the guardian knows of every process there is.
+        Its pid is in a file before it is itself, which the shell sees to: so the guardian knows of
+        every process there is, at whatever moment we are killed.
         """
         self.check_owner()
         self.reap()
@@ -175,6 +176,10 @@ class Home:
                 group=self.account.gid if self.account else None,
                 extra_groups=[] if self.account else None,
             )
+        guardian.wait_for(self._is_known, 5.0, poll=0.001)
+
+    def _is_known(self) -> bool:
+        return self.pid is None or bool(self._pid_path.exists() and self._pid_path.stat().st_size)
 
     def reap(self) -> int | None:
         """Return the exit status if the process has ended, ``None`` if it runs or never ran."""

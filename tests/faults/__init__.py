@@ -1,0 +1,1 @@
+"""Faults that no server can be made to show by itself."""
