@@ -20,7 +20,10 @@ def seconds(field: str, value: object, *, zero: bool = True, forever: bool = Fal
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{field} must be a number of seconds, not {kind(value)}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ConfigError(f"{field} must be a finite number of seconds") from None
     if math.isnan(number):
         raise ConfigError(f"{field} must be a number of seconds, not NaN")
     if math.isinf(number) and not (forever and number > 0):
@@ -61,7 +64,7 @@ def kind(value: object) -> str:
 
 def build(config: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
     """Build the dataclass *config* from keywords; an unknown one names the nearest right one."""
-    known = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    known = {field.name for field in dataclasses.fields(config) if field.init}  # type: ignore[arg-type]
     for name in fields:
         if name not in known:
             raise ConfigError(f"{config.__name__} has no field {name!r}{nearest(name, known)}")
@@ -69,7 +72,7 @@ def build(config: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)``, or the list of what there is when nothing is near."""
+    """Return ``; did you mean 'x'?``, or the list of what there is when nothing is near."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:

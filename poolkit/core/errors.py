@@ -53,6 +53,10 @@ class PoolTimeout(PoolKitError, TimeoutError):
             lines.append(f"  … and {len(self.holders) - 20} more")
         return "\n".join(lines)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Threads can't leave their process, so neither can holders; the message has them in words.
+        return type(self), (str(self),)
+
 
 class PoolOverloaded(PoolKitError):
     """The pool refused the call on arrival, because waiting could not have helped."""

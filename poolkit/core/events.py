@@ -157,7 +157,7 @@ class Events:
     def __init__(self, pool: str, listeners: Sequence[Listener]) -> None:
         self.pool = pool
         self._heard = {kind: _overridden(listeners, name) for kind, name in _METHODS.items()}
-        self._accused: set[object] = set()
+        self._accused: dict[object, object] = {}
 
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody listens to events of this *kind*."""
@@ -173,8 +173,8 @@ class Events:
             try:
                 listen(event)
             except Exception:
-                if listen not in self._accused:
-                    self._accused.add(listen)
+                me = object()
+                if self._accused.setdefault(listen, me) is me:  # of several threads, one logs it
                     logger.exception(
                         "pool %r: the listener %r failed; this is logged once", self.pool, listen
                     )

@@ -21,7 +21,7 @@ from time import monotonic
 from .deadline import Deadline
 from .errors import PoolOverloaded
 
-FAIR_AFTER = 0.050
+FAIR_AFTER = 0.150
 """Seconds after which the oldest waiter is served before a thread that comes back."""
 
 IN_A_ROW = 16
@@ -270,7 +270,7 @@ class Gate:
             if not waiter.granted:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
-                return
+                    return
         self.leave()
 
     def _dismiss_locked(self, error: Callable[[], BaseException]) -> list[_Waiter]:

@@ -49,7 +49,7 @@ class Timer:
             return
         try:
             call()
-        except Exception:
+        except BaseException:  # even SystemExit: it is not this task's thread to end
             logger.exception("a periodic task of poolkit failed: %r", call)
 
 
@@ -84,10 +84,9 @@ class Housekeeper:
         with self._changed:
             heapq.heappush(self._due, (monotonic() + seconds, next(self._order), timer))
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="poolkit-housekeeper", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="poolkit-housekeeper", daemon=True)
+                thread.start()  # may raise: then the next one to plan tries again
+                self._thread = thread
             self._changed.notify()
         return timer
 

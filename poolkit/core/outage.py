@@ -46,6 +46,7 @@ class Outage:
         self._lock = threading.Lock()
         # Guarded by _lock, but read without it:
         self.cause: BaseException | None = None
+        self._last_cause: BaseException | None = None
         self._hopeless = False
         self._failures = 0
         self._next_probe = 0.0
@@ -61,17 +62,18 @@ class Outage:
         """Return the error that says the backend is down, with its cause."""
         probe_now = False
         with self._lock:
-            cause = self.cause
+            # It may have come up since somebody saw it down: then the last cause is the answer.
+            cause, hopeless = self._last_cause, self._hopeless
             wait = self._next_probe - monotonic()
-            if cause is not None and self._hopeless and wait <= 0 and not self._ended:
+            if self.cause is not None and hopeless and wait <= 0 and not self._ended:
                 self._next_probe = monotonic() + HOPELESS_PAUSE
                 probe_now = True
         if probe_now:
             self._probe()
-        remedy = "; poolkit does not retry this by itself" if self._hopeless else ""
+        remedy = "; poolkit does not retry this by itself" if hopeless else ""
         error = BackendUnavailable(
             f"pool {self._name!r}: the backend can't be reached: {self._explain(_one_line(cause))}{remedy}",
-            retry_after=None if self._hopeless else max(0.0, wait),
+            retry_after=None if hopeless else max(0.0, wait),
         )
         error.__cause__ = cause
         return error
@@ -81,16 +83,18 @@ class Outage:
         with self._lock:
             if self._ended:
                 return
-            self.cause = cause
+            self.cause = self._last_cause = cause
             self._hopeless = hopeless
-            self._failures += 1
             if hopeless:
                 self._next_probe = monotonic() + HOPELESS_PAUSE
                 return
+            if self._timer is not None:
+                return  # several may report the same outage; one probe is enough
+            self._failures += 1
             pause = min(LONGEST_PAUSE, FIRST_PROBE * 2.0 ** min(self._failures - 1, 10))
             pause = uniform(pause / 2, pause)
             self._next_probe = monotonic() + pause
-            self._timer = self._housekeeper.after(pause, self._probe)
+            self._timer = self._housekeeper.after(pause, self._look)
 
     def up(self) -> None:
         """Note that the backend was reached."""
@@ -106,6 +110,13 @@ class Outage:
             timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
+
+    def _look(self) -> None:
+        with self._lock:
+            self._timer = None
+            needed = self.cause is not None and not self._hopeless and not self._ended
+        if needed:
+            self._probe()
 
 
 def _one_line(cause: BaseException | None) -> str:

@@ -160,7 +160,7 @@ class Retrier:
         state = Try()
         try:
             result = attempt(state)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - classified, and raised again unless it is repeated
             verdict = self._classify(error, state.phase)
             if self._may_repeat(verdict, idempotent):
                 return self._again(attempt, error, verdict, idempotent, deadline)
@@ -193,6 +193,10 @@ class Retrier:
                 verdict = self._classify(error, state.phase)
                 raise
 
+        def repeatable(error: BaseException) -> bool:
+            # tenacity catches KeyboardInterrupt and its like too, which nobody has classified.
+            return isinstance(error, Exception) and self._may_repeat(verdict, idempotent)
+
         def give_up(state: tenacity.RetryCallState) -> bool:
             nonlocal price
             if state.attempt_number >= self.policy.attempts:
@@ -213,7 +217,7 @@ class Retrier:
                 )
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda _: self._may_repeat(verdict, idempotent)),
+            retry=tenacity.retry_if_exception(repeatable),
             wait=tenacity.wait_random_exponential(multiplier=self.policy.base, max=self.policy.cap),
             stop=give_up,
             before_sleep=announce,

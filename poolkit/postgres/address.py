@@ -70,9 +70,9 @@ def parse(conninfo: object) -> Address:
 
 def _is_misread(conninfo: str, ports: str) -> bool:
     """Whether part of a password, for want of percent-encoding, may have been read as host or database."""
-    _, url, rest = conninfo.partition("://")
+    scheme, _, rest = conninfo.partition("://")
     authority, _, path = rest.partition("?")[0].partition("/")
-    if url and (authority.count("@") > 1 or "@" in path):
+    if scheme in ("postgresql", "postgres") and (authority.count("@") > 1 or "@" in path):
         return True
     return not all(port == "" or port.strip().isdigit() for port in ports.split(","))
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import errors, pq, waiting
 from psycopg._capabilities import capabilities
 from psycopg._preparing import PrepareManager
-from psycopg.rows import tuple_row
+from psycopg.rows import RowFactory, tuple_row
 
 from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown
@@ -42,6 +42,9 @@ CANCEL_TIMEOUT = 5.0
 
 CLEAN_UP = 1.0
 """Seconds for a rollback or reset when a connection comes back; after that it is replaced."""
+
+KEPT_ROWS = 1000
+"""Rows of a result that may stay in memory until the connection is used again, or for a second."""
 
 _INTERVAL = 0.1  # psycopg's own: how often a wait looks for Ctrl-C
 
@@ -92,6 +95,7 @@ class PooledConnection(psycopg.Connection[Any]):
     """Seconds to wait for one answer where no deadline is in force."""
 
     _cleaning = NEVER
+    _spare: psycopg.Cursor[Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -102,6 +106,8 @@ class PooledConnection(psycopg.Connection[Any]):
         if lease is not None:
             # Forgotten while lent. Finalizers may take no locks, so the housekeeper does the rest.
             self.generation.forgotten(lease, self)
+            return
+        if not self.retired and self.generation.misses(self):
             return
         super().__del__()
 
@@ -156,6 +162,34 @@ class PooledConnection(psycopg.Connection[Any]):
 
     # -- for the pool ------------------------------------------------------------------------------
 
+    def statement(
+        self, text: Any, params: Any, row_factory: RowFactory[Any] | None
+    ) -> psycopg.Cursor[Any]:
+        """Run one statement and return the cursor that has its result, until the next statement.
+
+        A cursor used again saves a fifth of a short statement's time.
+        """
+        if changes_session(text):
+            self.altered = True
+        if row_factory is not None:
+            return psycopg.Cursor(self, row_factory=row_factory).execute(text, params)
+        cursor = self._spare
+        if cursor is None:
+            cursor = self._spare = psycopg.Cursor(self)
+        cursor.execute(text, params)
+        if cursor.rowcount > KEPT_ROWS:
+            self._spare = None
+        return cursor
+
+    def expose(self) -> None:
+        """Get ready for the caller's own code."""
+        self.exposed = True
+        self.rest()
+
+    def rest(self) -> None:
+        """Keep no result, and no cursor: it would keep the connection from being collected at once."""
+        self._spare = None
+
     def is_dead(self) -> bool:
         """Whether the server has hung up, or sent what nobody asked for. No round trip."""
         if self.closed:
@@ -194,7 +228,9 @@ class PooledConnection(psycopg.Connection[Any]):
         if self.exposed and self.lock.locked():
             return False  # another thread or an unfinished iterator still uses it
         if status == IDLE and not self.altered and not pgconn.pipeline_status:
-            if self.exposed:
+            if (
+                self.exposed or self._num_transactions
+            ):  # the latter after Ctrl-C on the way into a block
                 self._set_back()
             return True
         if self.closed or status == ACTIVE or pgconn.pipeline_status:
@@ -206,6 +242,9 @@ class PooledConnection(psycopg.Connection[Any]):
                 self.rollback()
             if self.altered:
                 self.execute("DISCARD ALL", prepare=False)
+                # psycopg sees only the first DISCARD ALL of a connection, and would use what is gone.
+                self._prepared.clear()
+                self._prepared._to_flush.clear()
                 self.altered = False
         except (psycopg.Error, DeadlineExceeded) as error:
             logger.warning(
@@ -237,19 +276,24 @@ class PooledConnection(psycopg.Connection[Any]):
     def retire(self) -> None:
         """Close it for good; what still runs on it is cancelled in the background."""
         self.lease = None
+        self.rest()
         if not self.closed and self.pgconn.transaction_status == ACTIVE:
             self._cancel_in_background()
         self.close()
 
     def disown(self) -> None:
         """In a forked child: point the inherited socket nowhere, so that the parent's is never touched."""
-        self.lease = None
+        lease, self.lease = self.lease, None
         with contextlib.suppress(psycopg.Error, OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_RDWR)
             try:
                 os.dup2(nowhere, self.pgconn.socket, inheritable=False)
             finally:
                 os.close(nowhere)
+        if lease is not None and lease.thread is threading.current_thread():
+            # The block goes on here in the child: let its cursors find a closed connection, not a dumb one.
+            # Only that of our own thread: libpq may be amid a call of another one, that will never return.
+            self.pgconn.finish()
 
     # -- private -----------------------------------------------------------------------------------
 

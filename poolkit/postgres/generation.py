@@ -38,6 +38,9 @@ from .failures import classify
 
 logger = logging.getLogger("poolkit.postgres")
 
+# What it warns of reaches callers as errors; a program without logging needs no lines of it on stderr.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+
 FRESH = 1.0
 """Seconds since its last use within which a connection is lent unchecked."""
 
@@ -82,6 +85,8 @@ class Generation:
         self._hot: deque[PooledConnection] = deque()
         self._hot_since = 0.0
         self._in_queue = 0
+        # Filled by finalizers:
+        self._missed: deque[PooledConnection] = deque()
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._alive = 0
@@ -136,6 +141,7 @@ class Generation:
             self.discard(conn)
         elif conn.taken_at < self._hot_since:
             conn.last_used = monotonic()
+            conn.rest()
             self._pool.putconn(conn)
         else:
             conn.last_used = monotonic()
@@ -154,6 +160,10 @@ class Generation:
 
         Without a round trip, unless it is to *ask* each whether it answers.
         """
+        while self._missed:
+            conn = self._missed.popleft()
+            conn._pool = self._pool  # as if it had been lent
+            self._replace(conn, "lost by a thread that was interrupted")
         self._hot_since = monotonic()
         self._cool_down()
         stats = self._pool.get_stats()
@@ -214,6 +224,16 @@ class Generation:
         """Take note of a connection that was collected while lent. Called by a finalizer: no locks."""
         self._book.forgotten.append((lease, conn))
 
+    def misses(self, conn: PooledConnection) -> bool:
+        """Whether *conn* was collected though psycopg_pool counts on it. Called by a finalizer: no locks.
+
+        That happens when Ctrl-C comes while it is on its way to the thread that asked for it.
+        """
+        if self._pool.closed:
+            return False
+        self._missed.append(conn)
+        return True
+
     # -- private -----------------------------------------------------------------------------------
 
     def _is_fresh(self, conn: PooledConnection) -> bool:
@@ -242,7 +262,7 @@ class Generation:
             self._in_queue += 1
         try:
             self._cool_down()
-            conn = self._pool.getconn(timeout=max(until.remaining(), 0.000_001))
+            conn = self._wait_in_driver(until)
         except psycopg_pool.PoolClosed:
             raise Unreachable from self.failure
         except psycopg_pool.PoolTimeout:
@@ -257,6 +277,21 @@ class Generation:
         conn.taken_at = monotonic()
         return conn
 
+    def _wait_in_driver(self, until: Deadline) -> PooledConnection:
+        while True:
+            try:
+                return self._pool.getconn(timeout=max(until.remaining(), 0.000_001))
+            except psycopg_pool.PoolTimeout:
+                if until.expired:
+                    raise
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    # Ctrl-C. psycopg_pool still has us in its queue, and would hand a connection to nobody.
+                    # Who else is in it just queues up again.
+                    for waiter in list(self._pool._waiting):
+                        waiter.fail(psycopg_pool.PoolTimeout())
+                raise
+
     def _cool_down(self) -> None:
         """Give psycopg_pool back what is between two leases."""
         while self._hot:
@@ -264,6 +299,7 @@ class Generation:
                 conn = self._hot.popleft()
             except IndexError:
                 return
+            conn.rest()
             self._pool.putconn(conn)
 
     def _connect(self, conninfo: str, options: dict[str, Any]) -> PooledConnection:

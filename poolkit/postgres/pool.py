@@ -327,11 +327,8 @@ class PostgresPool:
             lease, conn = lender.lend(limit)
             try:
                 state.phase = Phase.RUNNING
-                cursor = (
-                    conn.cursor() if row_factory is None else conn.cursor(row_factory=row_factory)
-                )
                 began = perf_counter()
-                cursor.execute(text, params)
+                cursor = conn.statement(text, params, row_factory)
                 seconds = perf_counter() - began
                 result = fetch(cursor)
             finally:
@@ -431,7 +428,7 @@ class Borrowed:
         lifecycle = self._pool._lifecycle
         self._lender = (lifecycle.running or lifecycle.open()).lender
         self._lease, self._conn = self._lender.lend(ambient())
-        self._conn.exposed = True
+        self._conn.expose()
         self._conn._autocommit = False
         return self._conn
 
@@ -503,7 +500,7 @@ class InTransaction:
         except BaseException:
             self._lender.take_back(self._lease, conn)
             raise
-        conn.exposed = True
+        conn.expose()
         self._conn = conn
         return conn
 
@@ -551,11 +548,11 @@ def _isolation(level: IsolationLevel | None) -> IsolationLevel | None:
 
 
 def _all_rows(cursor: psycopg.Cursor[Any]) -> list[Any]:
-    return cursor.fetchall() if cursor.description is not None else []
+    return cursor.fetchall() if cursor.rownumber is not None else []
 
 
 def _first_row(cursor: psycopg.Cursor[Any]) -> Any:
-    return cursor.fetchone() if cursor.description is not None else None
+    return cursor.fetchone() if cursor.rownumber is not None else None
 
 
 def _row_count(cursor: psycopg.Cursor[Any]) -> int:
