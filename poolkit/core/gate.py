@@ -12,6 +12,7 @@ sync.Mutex). At most one turn is left lying like that, and a waiter that finds i
 from __future__ import annotations
 
 import _thread
+import contextlib
 import math
 import threading
 from collections import deque
@@ -134,6 +135,8 @@ class Gate:
     def resize(self, size: int) -> None:
         """Let *size* threads through from now on; those above it finish first."""
         with self._lock:
+            if self._closed is not None:
+                return
             more = size - self._size
             self._size = size
             if more < 0:
@@ -180,6 +183,7 @@ class Gate:
         """Hand the turn to the oldest waiter, or leave it lying for a moment if we tend to come back."""
         with self._lock:
             self._free.append(None)
+            self._pay_locked()
             served: list[_Waiter] = []
             if self._waiters:
                 now = monotonic()
@@ -193,7 +197,6 @@ class Gate:
                     and now - self._waiters[0].since < FAIR_AFTER
                 )
                 served = self._serve_locked(keep=1 if stays else 0)
-            self._pay_locked()
         _wake(served)
 
     def _settle(self) -> None:
@@ -232,6 +235,8 @@ class Gate:
             raise self._closed()
         ahead = len(self._waiters)
         now = monotonic()
+        if not ahead:
+            self._pace, self._paced, self._last_turn = 0.0, 0, 0.0
         if ahead >= self._max_waiting:
             raise PoolOverloaded(
                 f"pool {self._name!r}: {ahead} threads wait already, max_waiting is {self._max_waiting}"
@@ -242,8 +247,6 @@ class Gate:
                 f"pool {self._name!r}: at the present pace the wait would be {expected:.3f} s, "
                 f"and the deadline is in {deadline.at - now:.3f} s"
             )
-        if not ahead:
-            self._last_turn = 0.0
         waiter = _Waiter(now)
         self._waiters.append(waiter)
         self._note_return()
@@ -268,9 +271,9 @@ class Gate:
         """Leave the queue; a turn that came at the same moment goes to the next."""
         with self._lock:
             if not waiter.granted:
-                if waiter in self._waiters:
+                with contextlib.suppress(ValueError):  # it was dismissed meanwhile
                     self._waiters.remove(waiter)
-                    return
+                return
         self.leave()
 
     def _dismiss_locked(self, error: Callable[[], BaseException]) -> list[_Waiter]:
@@ -289,8 +292,6 @@ class Gate:
             self._paced += 1
             gap = now - self._last_turn
             self._pace += (gap - self._pace) / min(self._paced, _SAMPLES)
-        else:
-            self._pace, self._paced = 0.0, 0
         self._last_turn = now
 
 

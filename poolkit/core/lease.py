@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 ResourceT = TypeVar("ResourceT")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_BETWEEN = ("contextlib.py", os.path.join("tenacity", "__init__.py"))
 _LIBRARIES = (
     _PACKAGE,
     "<frozen ",
@@ -77,12 +78,12 @@ class Lease(Generic[ResourceT]):
         """The connection; None if it has been collected."""
         return self._resource()
 
-    def holder(self, *, locate: bool = False) -> Holder:
-        """Return who holds it, as it is now; *locate* looks up where that thread is."""
+    def holder(self, *, locate: bool = False, now: float | None = None) -> Holder:
+        """Return who holds it, *now*; *locate* looks up where that thread is."""
         return Holder(
             thread_name=self.thread.name,
             call_site=_describe(self._code, self._offset),
-            held_for=perf_counter() - self.since,
+            held_for=(perf_counter() if now is None else now) - self.since,
             now_at=_now_at(self.thread) if locate else "",
             thread=self.thread,
         )
@@ -109,12 +110,18 @@ class LeaseBook(Generic[ResourceT]):
         """Strike *lease* out. True for exactly one caller: that one has to return the connection."""
         return self._open.pop(lease, self) is None
 
+    def next_forgotten(self) -> tuple[Lease[ResourceT], ResourceT] | None:
+        """Return a lease whose connection was collected, each once; None if there is none."""
+        try:
+            return self.forgotten.popleft()
+        except IndexError:
+            return None
+
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
-        return sorted(
-            (lease.holder(locate=True) for lease in self._open.copy()),
-            key=lambda holder: -holder.held_for,
-        )
+        leases = sorted(self._open.copy(), key=lambda lease: lease.since)
+        now = perf_counter()
+        return [lease.holder(locate=True, now=now) for lease in leases]
 
     def orphans(self) -> list[Lease[ResourceT]]:
         """Return the leases whose thread has ended."""
@@ -122,11 +129,11 @@ class LeaseBook(Generic[ResourceT]):
 
 
 def caller() -> FrameType:
-    """Return the innermost frame outside of poolkit and contextlib: the user's."""
+    """Return the innermost frame of the user's: outside of poolkit and of what stands between."""
     frame = sys._getframe(2)
     while frame.f_back is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGE) and not file.endswith("contextlib.py"):
+        if not file.startswith(_PACKAGE) and not file.endswith(_BETWEEN):
             break
         frame = frame.f_back
     return frame

@@ -95,17 +95,21 @@ class Lender(Generic[ResourceT]):
             raise self._timed_out(gave_up.seconds, deadline, "waiting") from None
         except (PoolOverloaded, BackendUnavailable) as refusal:
             raise self._count_refusal(refusal) from refusal.__cause__
+        resource: ResourceT | None = None
         began = perf_counter()
         try:
             resource = self._store.take(deadline, self._acquire_timeout - waited)
             if waited:
                 waited += perf_counter() - began
             lease = Lease(resource, waited, caller())
-        except BaseException as error:
+        except Waited:
             self.gate.leave()
-            if isinstance(error, Waited):
-                total = waited + perf_counter() - began
-                raise self._timed_out(total, deadline, "connecting") from None
+            total = waited + perf_counter() - began
+            raise self._timed_out(total, deadline, "connecting") from None
+        except BaseException as error:
+            if resource is not None:
+                self._store.discard(resource)
+            self.gate.leave()
             if isinstance(error, BackendUnavailable):
                 self._count_refusal(error)
             raise
@@ -144,9 +148,8 @@ class Lender(Generic[ResourceT]):
 
     def reclaim(self) -> None:
         """Take back what its holder can't return: its thread has ended, or it dropped the connection."""
-        while self.book.forgotten:
-            lease, resource = self.book.forgotten.popleft()
-            self._reclaim(lease, resource, "it was garbage-collected without being released")
+        while (forgotten := self.book.next_forgotten()) is not None:
+            self._reclaim(*forgotten, "it was garbage-collected without being released")
         for lease in self.book.orphans():
             self._reclaim(lease, lease.resource, "its thread has ended without releasing it")
 
