@@ -226,7 +226,7 @@ class Retrier:
         )
         try:
             result = retrying(once_more)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again
             self._raise(error, verdict, idempotent)
         self.budget.refund(price)
         return result

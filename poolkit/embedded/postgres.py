@@ -132,10 +132,10 @@ class PostgresServer:
         if mode not in signals:
             raise ConfigError(f"mode must be one of {', '.join(signals)}")
         home = self._started()
-        if home.pid is None:
+        if (pid := home.pid) is None:
             return
-        self.resume()
-        guardian.send([home.pid], signals[mode])
+        guardian.thaw(pid)
+        guardian.send([pid], signals[mode])
         if not home.ended(timeout):
             raise EmbeddedError(
                 f"PostgreSQL still runs {timeout:g} s after a {mode} shutdown. Its log:\n{home.log()}"
@@ -149,9 +149,9 @@ class PostgresServer:
     def kill(self) -> None:
         """Kill it and all of its backends with SIGKILL; on return they are gone."""
         home = self._started()
-        if home.pid is None:
+        if (pid := home.pid) is None:
             return
-        guardian.kill(home.pid)
+        guardian.kill(pid)
         home.ended(guardian.PATIENCE)
         _remove_shared_memory(home.path / "data" / "postmaster.pid")
 

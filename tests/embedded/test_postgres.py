@@ -204,6 +204,8 @@ class TestStoppingAndStarting:
 
             worker = threading.Thread(target=work)
             worker.start()
+            active = "select state from pg_stat_activity where query like '%1e12%' and pid <> pg_backend_pid()"
+            assert guardian.wait_for(lambda: ask(server.conninfo, active) == "active", SOON)
             server.kill()
             assert guardian.none_runs(pids)
             assert failed.wait(SOON)
@@ -345,10 +347,10 @@ class TestItsEnd:
         """At whatever moment: just after the folder appears, amid initdb, amid the start."""
         environment = {**os.environ, "TMPDIR": str(open_folder)}
         with owner(STARTS_POSTGRES, "time.sleep(60)", env=environment) as process:
-            assert guardian.wait_for(lambda: any(open_folder.iterdir()), SOON)
+            assert guardian.wait_for(lambda: any(open_folder.glob("poolkit-*")), SOON)
             time.sleep(delay)
             process.kill()
-        assert guardian.wait_for(lambda: not any(open_folder.iterdir()), SOON)
+        assert guardian.wait_for(lambda: not any(open_folder.glob("poolkit-*")), SOON)
         assert guardian.wait_for(lambda: not running_below(open_folder), SOON)
 
 
@@ -359,13 +361,12 @@ class TestForks:
                 child = os.fork()
                 if child == 0:
                     sys.exit(0)
-                os.waitpid(child, 0)
-                tell("child ended")
+                tell("child ended", os.waitpid(child, 0)[1])
                 sys.stdin.readline()
         """
         with owner(STARTS_POSTGRES, script) as process:
             pid, folder, conninfo = told(process).split()
-            assert told(process) == "child ended"
+            assert told(process) == "child ended 0"
             assert ask(conninfo) == 1
             go_on(process)
         assert process.returncode == 0

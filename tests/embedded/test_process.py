@@ -147,8 +147,7 @@ class TestForks:
             if child == 0:
                 {leave}
                 sys.exit()
-            os.waitpid(child, 0)
-            tell("child ended")
+            tell("child ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
             sys.stdin.readline()
             home.close()
         """
@@ -160,7 +159,7 @@ class TestForks:
         )
         with command as owning:
             pid, folder = introduced(owning)
-            assert told(owning) == "child ended"
+            assert told(owning) == f"child ended {'ValueError' in leave:d}"
             assert not gone(pid, folder)
             _, errors = owning.communicate("\n", timeout=SOON)
         assert "ResourceWarning" not in errors

@@ -1,0 +1,90 @@
+"""What the tests of the core share: threads that hand over what became of them, and bounded waiting."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+LONG = 30.0
+"""Seconds after which what should have happened never will. Only a failing test waits that long."""
+
+
+class Interrupted(Exception):
+    """What is thrown into a thread from outside."""
+
+
+class Task(threading.Thread):
+    """A thread that has begun to run *work*, and hands over what it returned or raised."""
+
+    def __init__(self, work: Callable[..., Any], *args: Any, name: str | None = None) -> None:
+        super().__init__(daemon=True, name=name)
+        self._work = work
+        self._work_args = args
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.value = self._work(*self._work_args)
+        except BaseException as error:
+            self.error = error
+
+    def result(self, timeout: float = LONG) -> Any:
+        """Return what it returned, or raise what it raised; fail if it has not ended in *timeout* seconds."""
+        self.end(timeout)
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def end(self, timeout: float = LONG) -> BaseException | None:
+        """Wait until it has ended, at most *timeout* seconds, and return what it raised."""
+        self.join(timeout)
+        assert not self.is_alive(), f"{self.name} is stuck"
+        return self.error
+
+    def interrupt(self) -> None:
+        """Throw :class:`Interrupted` into it; it arrives when the thread next runs Python code."""
+        assert self.ident is not None
+        hit = ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(self.ident), ctypes.py_object(Interrupted)
+        )
+        assert hit == 1
+
+
+def eventually(condition: Callable[[], Any], timeout: float = LONG) -> None:
+    """Wait until *condition* holds: for what no event tells, such as that a thread waits."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.000_5)
+
+
+def together(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """Run ``work(0)`` … ``work(count - 1)`` in threads that begin at the same moment; return the results."""
+    line = threading.Barrier(count)
+
+    def begin(number: int) -> Any:
+        line.wait(LONG)
+        return work(number)
+
+    tasks = [Task(begin, number) for number in range(count)]
+    return [task.result() for task in tasks]
+
+
+def python(script: str) -> str:
+    """Run *script* in an interpreter of its own and return what it printed; fail if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
