@@ -20,6 +20,7 @@ help: ## Show this help
 
 .PHONY: install
 install: $(installed) ## Make .venv with poolkit and all that its development needs
+	@echo "$(VENV) is ready."
 
 # A venv without pip is one whose making broke off half-way: made anew.
 $(installed): setup.cfg setup.py

@@ -22,7 +22,7 @@ import pytest
 import poolkit
 from poolkit.embedded.process import free_port
 
-from .observing import Watch, until
+from .observing import Watch, unique, until
 
 AT_ONCE = 2.0
 """Seconds within which a program ends."""
@@ -102,12 +102,9 @@ def end():
 """
 
 
-@pytest.fixture
-def script(python: str, conninfo: str, tmp_path: Path) -> Script:
-    """Give a starter of programs that have a pool named ``db``, and call ``end()`` when they are done."""
-
+def starter(python: str, conninfo: str, folder: Path) -> Script:
     def start(text: str, address: str = conninfo) -> subprocess.Popen[str]:
-        file = tmp_path / "program.py"
+        file = folder / "program.py"
         file.write_text(PRELUDE + dedent(text))
         return subprocess.Popen(
             [python, "-X", "faulthandler", str(file), address],
@@ -120,9 +117,21 @@ def script(python: str, conninfo: str, tmp_path: Path) -> Script:
     return start
 
 
-def test_never_calls_close(script: Script) -> None:
+@pytest.fixture
+def script(conninfo: str, tmp_path: Path) -> Script:
+    """Give a starter of programs that have a pool named ``db``, and call ``end()`` when they are done."""
+    return starter(sys.executable, conninfo, tmp_path)
+
+
+@pytest.fixture
+def script_on_each(python: str, conninfo: str, tmp_path: Path) -> Script:
+    """Give the same for each Python there is."""
+    return starter(python, conninfo, tmp_path)
+
+
+def test_never_calls_close(script_on_each: Script) -> None:
     ended = Ended(
-        script("""
+        script_on_each("""
             print(db.query("select 42"))
             end()
         """)
@@ -140,9 +149,9 @@ def test_is_imported_and_opened_but_never_used(script: Script) -> None:
     assert ended.seconds < AT_ONCE
 
 
-def test_ends_with_an_exception(script: Script) -> None:
+def test_ends_with_an_exception(script_on_each: Script) -> None:
     ended = Ended(
-        script("""
+        script_on_each("""
             db.query("select 42")
             with db.transaction() as conn:
                 conn.execute("select 1")
@@ -172,19 +181,26 @@ def test_exits_inside_a_block(script: Script, way: str) -> None:
     assert ended.seconds < AT_ONCE
 
 
-@pytest.mark.parametrize(
-    "call", ["db.query(text)", "block(db.connection)", "block(db.transaction)"]
-)
-def test_ctrl_c_while_a_query_runs(script: Script, watch: Watch, call: str) -> None:
-    text = f"select /* ctrl_c_{os.getpid()} */ pg_sleep(60)"
+def test_ctrl_c_while_a_query_runs(script_on_each: Script, watch: Watch) -> None:
+    interrupt(script_on_each, "db.query(text)", watch)
+
+
+@pytest.mark.parametrize("opener", ["db.connection", "db.transaction"])
+def test_ctrl_c_while_a_block_runs_a_statement(script: Script, watch: Watch, opener: str) -> None:
+    interrupt(script, f"block({opener})", watch)
+
+
+def interrupt(script: Script, call: str, watch: Watch) -> None:
+    """Interrupt a program in *call*, which runs a long statement; it has to end at once, and the statement too."""
+    mark = unique("ctrl_c")
     process = script(f"""
-        text = "{text}"
+        text = "select /* {mark} */ pg_sleep(60)"
         def block(opener):
             with opener() as conn:
                 conn.execute(text)
         {call}
     """)
-    until(lambda: watch.running(f"ctrl_c_{os.getpid()}"), within=20)
+    until(lambda: watch.running(mark), within=20)
     began = time.time()
     process.send_signal(signal.SIGINT)
     ended = Ended(process, began)
@@ -193,12 +209,12 @@ def test_ctrl_c_while_a_query_runs(script: Script, watch: Watch, call: str) -> N
     assert ended.err.count("Traceback") == 1
     assert ended.err.strip().endswith("KeyboardInterrupt")
     assert ended.seconds < AT_ONCE
-    until(lambda: not watch.running(f"ctrl_c_{os.getpid()}"), within=5)
+    until(lambda: not watch.running(mark), within=5)
 
 
-def test_leaks_a_connection(script: Script) -> None:
+def test_leaks_a_connection(script_on_each: Script) -> None:
     ended = Ended(
-        script("""
+        script_on_each("""
             conn = db.connection().__enter__()
             conn.execute("select 1")
             end()
@@ -209,9 +225,9 @@ def test_leaks_a_connection(script: Script) -> None:
     assert ended.seconds < AT_ONCE
 
 
-def test_a_daemon_thread_still_works_when_it_ends(script: Script) -> None:
+def test_a_daemon_thread_still_works_when_it_ends(script_on_each: Script) -> None:
     ended = Ended(
-        script("""
+        script_on_each("""
             working = threading.Event()
             def work():
                 while True:
@@ -274,9 +290,9 @@ def test_the_server_is_down(script: Script) -> None:
     assert ended.seconds < AT_ONCE
 
 
-def test_the_server_is_down_and_nobody_catches_it(script: Script) -> None:
+def test_the_server_is_down_and_nobody_catches_it(script_on_each: Script) -> None:
     address = f"postgresql://u:sEcReT@127.0.0.1:{free_port()}/d"
-    ended = Ended(script("end(); db.query('select 1')", address))
+    ended = Ended(script_on_each("end(); db.query('select 1')", address))
     assert ended.status == 1
     assert ended.err.startswith("Traceback")
     assert ended.err.splitlines()[-1].startswith("poolkit.core.errors.BackendUnavailable")
@@ -293,9 +309,11 @@ def test_the_server_never_answers_while_it_ends(script: Script) -> None:
     assert ended.seconds < AT_ONCE
 
 
-def test_a_forked_child_that_exits_in_the_parents_block_disturbs_nothing(script: Script) -> None:
+def test_a_forked_child_that_exits_in_the_parents_block_disturbs_nothing(
+    script_on_each: Script,
+) -> None:
     ended = Ended(
-        script("""
+        script_on_each("""
             import os, warnings
             warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: meant
             with db.transaction() as conn:
