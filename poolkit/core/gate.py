@@ -80,7 +80,8 @@ class Gate:
         self._empty = threading.Event()
         # Changed by single atomic operations:
         self._free: deque[None] = deque([None] * size)
-        self._lock = threading.Lock()
+        # Reentrant, since a collection may close an abandoned generator in here, which leaves the gate.
+        self._lock = threading.RLock()
         # Changed under _lock, but read without it:
         self._waiters: deque[_Waiter] = deque()
         self._owed = 0  # turns to take away as soon as they are free: the gate shrank or closed
@@ -115,9 +116,10 @@ class Gate:
         Raises :class:`Waited` when that was not enough, :class:`~poolkit.PoolOverloaded` when waiting
         can't help, and the error the gate was closed with.
         """
-        try:
-            self._free.pop()
-        except IndexError:
+        if not self._take_free():
+            return self._enter_slowly(deadline, patience)
+        if self._owed:  # the gate shrank or closed a moment ago
+            self.leave()
             return self._enter_slowly(deadline, patience)
         if self._waiters:
             self._note_return()
@@ -206,12 +208,16 @@ class Gate:
             served = self._serve_locked()
         _wake(served)
 
+    def _take_free(self) -> bool:
+        """Take a free turn, if there is one."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
+
     def _pay_locked(self) -> None:
-        while self._owed and self._free:
-            try:
-                self._free.pop()
-            except IndexError:
-                break
+        while self._owed and self._take_free():
             self._owed -= 1
             self._turns -= 1
         if self._closed is not None and self._turns == 0:
@@ -220,11 +226,7 @@ class Gate:
     def _serve_locked(self, keep: int = 0) -> list[_Waiter]:
         """Give the free turns but *keep* to the oldest waiters; return whom to wake after the lock."""
         served: list[_Waiter] = []
-        while self._waiters and len(self._free) > keep:
-            try:
-                self._free.pop()
-            except IndexError:  # somebody who came by took it
-                break
+        while self._waiters and len(self._free) > keep and self._take_free():
             waiter = self._waiters.popleft()
             waiter.granted = True
             served.append(waiter)
@@ -261,7 +263,9 @@ class Gate:
             if waiter.signal.acquire(timeout=max(0.0, min(left, look))):
                 break
             self._settle()
-            if left <= look and not waiter.granted and waiter.error is None:
+            if waiter.granted or waiter.error is not None:
+                break  # whoever was to wake us may have been interrupted just then
+            if left <= look:
                 raise Waited(monotonic() - waiter.since)
         if waiter.error is not None:
             raise waiter.error()

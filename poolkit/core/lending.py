@@ -23,6 +23,10 @@ from .stats import PoolStats, Tally
 logger = logging.getLogger("poolkit")
 
 
+AT_ONCE = 0.000_1
+"""Seconds up to which a connection counts as lent without waiting."""
+
+
 class Lendable(Protocol):
     """A connection that knows the lease it is on, so that its finalizer can report a leak."""
 
@@ -89,35 +93,33 @@ class Lender(Generic[ResourceT]):
         """
         if self._outage.cause is not None:
             raise self._count_refusal(self._outage.error())
-        try:
-            waited = self.gate.enter(deadline, self._acquire_timeout)
-        except Waited as gave_up:
-            raise self._timed_out(gave_up.seconds, deadline, "waiting") from None
-        except (PoolOverloaded, BackendUnavailable) as refusal:
-            raise self._count_refusal(refusal) from refusal.__cause__
+        waited = 0.0
+        entered = False
         resource: ResourceT | None = None
         began = perf_counter()
         try:
+            waited = self.gate.enter(deadline, self._acquire_timeout)
+            entered = True
             resource = self._store.take(deadline, self._acquire_timeout - waited)
-            if waited:
-                waited += perf_counter() - began
+            waited = perf_counter() - began
             lease = Lease(resource, waited, caller())
-        except Waited:
-            self.gate.leave()
-            total = waited + perf_counter() - began
-            raise self._timed_out(total, deadline, "connecting") from None
+            resource.lease = lease
+            self.book.add(lease)
         except BaseException as error:
             if resource is not None:
+                resource.lease = None
                 self._store.discard(resource)
-            self.gate.leave()
-            if isinstance(error, BackendUnavailable):
+            if entered:
+                self.gate.leave()
+            if isinstance(error, Waited):
+                stage = "connecting" if entered else "waiting"
+                raise self._timed_out(perf_counter() - began, deadline, stage) from None
+            if isinstance(error, (PoolOverloaded, BackendUnavailable)):
                 self._count_refusal(error)
             raise
-        self.book.add(lease)
-        resource.lease = lease
         shard = self._tally.mine()
         shard.leases += 1
-        if waited:
+        if waited > AT_ONCE:
             shard.wait.add(waited)
         if self._tell_acquired:
             self._events.tell(Acquired, holder=lease.holder(), waited=waited)
@@ -131,9 +133,9 @@ class Lender(Generic[ResourceT]):
         try:
             self._store.put(resource)
         finally:
+            self.gate.leave()  # first, so that nothing can come between
             used = perf_counter() - lease.since
             self._tally.mine().use.add(used)
-            self.gate.leave()
             if self._tell_released:
                 self._events.tell(Released, holder=lease.holder(), used=used)
 

@@ -8,6 +8,8 @@ first use.
 from __future__ import annotations
 
 import atexit
+import logging
+import math
 import os
 import threading
 import weakref
@@ -16,6 +18,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .deadline import Deadline
 from .errors import PoolClosed
+
+logger = logging.getLogger("poolkit")
 
 EXIT_TIMEOUT = 0.5
 """Seconds that pools nobody closed get, all together, when the interpreter exits."""
@@ -26,6 +30,12 @@ class Running(Protocol):
 
     def stop(self, deadline: Deadline) -> None:
         """Refuse new calls, wait for the running ones until *deadline*, and close the connections."""
+
+    def announce_open(self) -> None:
+        """Tell that it runs. Called once, with no lock held."""
+
+    def announce_closed(self) -> None:
+        """Tell that it was stopped. Called once, with no lock held."""
 
     def abandon(self) -> None:
         """In a forked child: make sure that nothing here ever touches the parent's sockets."""
@@ -44,6 +54,8 @@ class Lifecycle(Generic[RunningT]):
         # Guarded by _lock, but read without it:
         self.running: RunningT | None = None
         self._closed = False
+        self._stopped = threading.Event()
+        self._stopped.set()
         _all.add(self)
 
     @property
@@ -63,17 +75,29 @@ class Lifecycle(Generic[RunningT]):
         with self._lock:
             if self._closed:
                 raise self.closed_error()
-            if self.running is None:
-                self.running = self._start()
-            return self.running
+            running = self.running
+            if running is not None:
+                return running
+            running = self.running = self._start()
+        running.announce_open()
+        return running
 
     def close(self, deadline: Deadline) -> None:
-        """Stop what runs. Idempotent; a second caller waits for the first."""
+        """Stop what runs. Idempotent; a second caller waits for the first, until *deadline*."""
         with self._lock:
             self._closed = True
             running, self.running = self.running, None
             if running is not None:
-                running.stop(deadline)
+                self._stopped.clear()
+        if running is None:
+            left = deadline.remaining()
+            self._stopped.wait(max(0.0, left) if left != math.inf else None)
+            return
+        try:
+            running.stop(deadline)
+        finally:
+            self._stopped.set()
+        running.announce_closed()
 
     def closed_error(self) -> PoolClosed:
         """Return the error for a call on a closed pool."""
@@ -82,6 +106,8 @@ class Lifecycle(Generic[RunningT]):
     def after_fork(self) -> None:
         """Drop the parent's in the child."""
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._stopped.set()
         running, self.running = self.running, None
         if running is not None:
             _abandoned.append(running)
@@ -102,7 +128,10 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     deadline = Deadline.after(EXIT_TIMEOUT)
     for lifecycle in list(_all):
-        lifecycle.close(deadline)
+        try:
+            lifecycle.close(deadline)
+        except Exception:
+            logger.exception("pool %r could not be closed at exit", lifecycle.name)
 
 
 os.register_at_fork(after_in_child=_after_fork)

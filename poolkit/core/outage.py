@@ -43,7 +43,7 @@ class Outage:
         self._explain = explain
         self._housekeeper = housekeeper
         self._probe = probe
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collection in here may come back
         # Guarded by _lock, but read without it:
         self.cause: BaseException | None = None
         self._last_cause: BaseException | None = None

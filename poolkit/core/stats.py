@@ -146,7 +146,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._mine = _Mine()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collection in here may come back
         # Guarded by _lock:
         self._shards: list[Shard] = []
         self._ended = Shard()
@@ -230,7 +230,7 @@ class PoolStats:
         """Take the snapshot of *tally* and of what the pool says of itself."""
         total = tally.total()
         # Leases that had not to wait are not entered one by one.
-        total.wait.buckets[0] += total.leases - sum(total.wait.buckets)
+        total.wait.buckets[0] += max(0, total.leases - sum(total.wait.buckets))
         size = max(0, total.created - total.closed)
         counters: dict[str, int] = {counter: getattr(total, counter) for counter in _COUNTERS}
         return cls(

@@ -50,26 +50,36 @@ _INTERVAL = 0.1  # psycopg's own: how often a wait looks for Ctrl-C
 
 
 class PooledCursor(psycopg.Cursor[Any]):
-    """A cursor that notes when a statement may have changed its session."""
+    """A psycopg.Cursor that tells its connection what it sends."""
 
     __slots__ = ()
 
     _conn: PooledConnection
 
-    def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
-        if changes_session(query):
-            self._conn.altered = True
-        return super().execute(query, params, **options)
+    def _start_query(self, query: Any = None) -> PQGen[None]:
+        # psycopg calls this for every statement of a cursor, and then the connection's own.
+        self._conn.watch(query)
+        return super()._start_query(query)
 
-    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
-        if changes_session(query):
-            self._conn.altered = True
-        super().executemany(query, params_seq, **options)
+    def copy(self, statement: Any, *args: Any, **options: Any) -> Any:
+        self._conn.watch(statement)  # COPY starts without telling what it copies
+        return super().copy(statement, *args, **options)
 
-    def stream(self, query: Any, params: Any = None, **options: Any) -> Any:
-        if changes_session(query):
-            self._conn.altered = True
-        return super().stream(query, params, **options)
+
+class PooledServerCursor(psycopg.ServerCursor[Any]):
+    """A psycopg.ServerCursor that tells its connection what it sends."""
+
+    __slots__ = ()
+
+    _conn: PooledConnection
+
+    def execute(self, query: Any, *args: Any, **options: Any) -> Any:
+        self._conn.watch(query)
+        return super().execute(query, *args, **options)
+
+    def _start_query(self, query: Any = None) -> PQGen[None]:
+        self._conn.watch(None)  # the DECLARE that psycopg made of the query
+        return super()._start_query(query)
 
 
 class PooledConnection(psycopg.Connection[Any]):
@@ -94,12 +104,14 @@ class PooledConnection(psycopg.Connection[Any]):
     patience = float("inf")
     """Seconds to wait for one answer where no deadline is in force."""
 
+    _watched = False
     _cleaning = NEVER
     _spare: psycopg.Cursor[Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cursor_factory = PooledCursor
+        self.server_cursor_factory = PooledServerCursor
 
     def __del__(self) -> None:  # type: ignore[override]
         lease = self.lease
@@ -110,6 +122,11 @@ class PooledConnection(psycopg.Connection[Any]):
         if not self.retired and self.generation.misses(self):
             return
         super().__del__()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a COPY, an iterator over rows or another thread still uses it."""
+        return self.lock.locked() or self.pgconn.transaction_status == ACTIVE
 
     @property
     def phase(self) -> Phase:
@@ -127,13 +144,20 @@ class PooledConnection(psycopg.Connection[Any]):
             self.altered = True
         return super().cursor(name, withhold=withhold, **options)
 
+    def watch(self, query: object) -> None:
+        """Note that *query* is about to be sent, by a cursor that tells."""
+        self._watched = True
+        if query is not None and changes_session(query):
+            self.altered = True
+
+    def _start_query(self) -> PQGen[None]:
+        # A cursor that does not tell (one that the caller made by hand, say) might do anything.
+        if not self._watched:
+            self.altered = True
+        self._watched = False
+        return super()._start_query()
+
     def commit(self) -> None:
-        if (
-            self.committing and self.lock.locked()
-        ):  # the block has ended, and waiting might never end
-            raise errors.ProgrammingError(
-                "the block ended while its connection was in use, by another thread or an unfinished iterator"
-            )
         self.committing = True
         try:
             super().commit()
@@ -169,13 +193,11 @@ class PooledConnection(psycopg.Connection[Any]):
 
         A cursor used again saves a fifth of a short statement's time.
         """
-        if changes_session(text):
-            self.altered = True
         if row_factory is not None:
-            return psycopg.Cursor(self, row_factory=row_factory).execute(text, params)
+            return PooledCursor(self, row_factory=row_factory).execute(text, params)
         cursor = self._spare
         if cursor is None:
-            cursor = self._spare = psycopg.Cursor(self)
+            cursor = self._spare = PooledCursor(self)
         cursor.execute(text, params)
         if cursor.rowcount > KEPT_ROWS:
             self._spare = None
@@ -211,7 +233,7 @@ class PooledConnection(psycopg.Connection[Any]):
         """Whether the server answers before *deadline*. One round trip."""
         self._cleaning = deadline
         try:
-            psycopg.Cursor(self).execute("", prepare=False)
+            PooledCursor(self).execute("", prepare=False)
         except (psycopg.Error, DeadlineExceeded):
             return False
         finally:
@@ -263,8 +285,8 @@ class PooledConnection(psycopg.Connection[Any]):
         Returns whether *error* asked for nothing but that (:class:`psycopg.Rollback`). If rolling back
         fails, psycopg logs it, and :meth:`clean` finds out.
         """
-        if self.lock.locked():
-            return False
+        if self.busy:
+            return False  # clean() replaces it
         self._cleaning = _grace()
         try:
             return bool(transaction.__exit__(type(error), error, error.__traceback__))
@@ -308,7 +330,7 @@ class PooledConnection(psycopg.Connection[Any]):
         self._tpc = None
         self.row_factory = tuple_row
         self.cursor_factory = PooledCursor
-        self.server_cursor_factory = psycopg.ServerCursor
+        self.server_cursor_factory = PooledServerCursor
         self._prepared.prepare_threshold = self.generation.prepare_threshold
         self._prepared.prepared_max = PrepareManager.prepared_max
         for remembered in (self._notify_handlers, self._notice_handlers, self._notifies_backlog):

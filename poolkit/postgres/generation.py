@@ -87,7 +87,7 @@ class Generation:
         self._in_queue = 0
         # Filled by finalizers:
         self._missed: deque[PooledConnection] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collection in here may come back
         # Guarded by _lock:
         self._alive = 0
         # Also for a forked child, which must not touch these sockets:

@@ -14,7 +14,7 @@ from psycopg.rows import RowFactory, TupleRow
 
 from ..core import checks
 from ..core.deadline import Deadline, ambient, deadline
-from ..core.errors import ConfigError, OutcomeUnknown
+from ..core.errors import ConfigError, OutcomeUnknown, PoolKitError
 from ..core.events import Closed, Events, Failed, Opened
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder, Lease, LeaseBook
@@ -169,11 +169,10 @@ class PostgresPool:
 
     def executemany(self, text: Query, params_seq: Iterable[Params]) -> int:
         """Run a statement once for each of *params_seq*, all or none; return how many rows were touched."""
-        touched = 0
-        with self.transaction() as conn, conn.cursor() as cursor:
+        with self.transaction() as conn:
+            cursor = conn.cursor()
             cursor.executemany(text, params_seq)
-            touched = max(0, cursor.rowcount)
-        return touched
+        return _row_count(cursor)
 
     @overload
     def stream(
@@ -204,11 +203,19 @@ class PostgresPool:
         """
         checks.count("size", size, at_least=1)
         with self.transaction() as conn:
-            rows = conn.row_factory if row_factory is None else row_factory
-            with conn.cursor("poolkit_stream", row_factory=rows) as cursor:
-                cursor.itersize = size
+            kind = conn.row_factory if row_factory is None else row_factory
+            cursor = conn.cursor("poolkit_stream", row_factory=kind)
+            try:
                 cursor.execute(text, params)
-                yield from cursor
+                while rows := cursor.fetchmany(size):
+                    yield from rows
+                    if len(rows) < size:
+                        break
+            except BaseException:
+                # The rollback closes it on the server; doing that here could fail once more.
+                cursor._closed = True
+                raise
+            cursor.close()
 
     def connection(self) -> Borrowed:
         """Borrow a connection for a ``with`` block, with psycopg_pool's semantics.
@@ -292,7 +299,7 @@ class PostgresPool:
         try:
             with deadline(HEALTH_TIMEOUT):
                 return self.query("SELECT 1", idempotent=True) == [(1,)]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - never raises, as promised
             logger.warning("pool %r: health check failed: %s", self.name, error)
             return False
 
@@ -349,14 +356,18 @@ class PostgresPool:
     ) -> ResultT:
         """Run *attempt*, again where that is safe, and count it."""
         running = running or self._lifecycle.open()
-        shard = running.tally.mine()
-        shard.operations += 1
+        running.tally.mine().operations += 1
         try:
             return running.retrier.call(attempt, idempotent=idempotent, deadline=ambient())
         except BaseException as error:
-            shard.errors += 1
-            running.events.tell(Failed, error=error)
+            self._count_error(error)
             raise
+
+    def _count_error(self, error: BaseException) -> None:
+        running = self._lifecycle.running
+        if running is not None:
+            running.tally.mine().errors += 1
+            running.events.tell(Failed, error=error)
 
 
 class _Running:
@@ -390,7 +401,7 @@ class _Running:
         )
         self.supply.open()
         self._sweeper: Timer = housekeeper().every(SWEEP, self.sweep)
-        self.events.tell(Opened)
+        self._held = 0
 
     def sweep(self) -> None:
         """Take back what nobody can return, and look at the idle connections."""
@@ -404,8 +415,16 @@ class _Running:
         held = self.lender.stop(deadline)
         for holder in held:
             logger.warning("pool %r was closed while held by %s", self.name, holder.describe())
+        self._held = len(held)
         self.supply.stop(deadline)
-        self.events.tell(Closed, held=len(held))
+
+    def announce_open(self) -> None:
+        """Tell that the pool runs."""
+        self.events.tell(Opened)
+
+    def announce_closed(self) -> None:
+        """Tell that the pool is closed."""
+        self.events.tell(Closed, held=self._held)
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""
@@ -480,8 +499,14 @@ class InTransaction:
         traceback: TracebackType | None,
     ) -> bool:
         if error is not None:
+            if isinstance(error, (psycopg.Error, PoolKitError)):
+                self._pool._count_error(error)
             return self.roll_back(error)
-        self.commit(Try())
+        try:
+            self.commit(Try())
+        except BaseException as failure:
+            self._pool._count_error(failure)
+            raise
         return False
 
     def begin(self, state: Try) -> psycopg.Connection[TupleRow]:
@@ -491,6 +516,7 @@ class InTransaction:
         self._lease, conn = self._lender.lend(ambient())
         state.phase = Phase.IN_TRANSACTION
         try:
+            conn.expose()
             if self._isolation is not None:
                 conn.isolation_level = self._isolation
             if self._read_only:
@@ -500,7 +526,6 @@ class InTransaction:
         except BaseException:
             self._lender.take_back(self._lease, conn)
             raise
-        conn.expose()
         self._conn = conn
         return conn
 
@@ -528,6 +553,11 @@ class InTransaction:
 
 def _commit(conn: PooledConnection, commit: Callable[[], object]) -> None:
     """Commit; a connection lost meanwhile leaves open whether it took effect."""
+    if conn.busy:
+        raise psycopg.ProgrammingError(
+            "the block ended while its connection was in use, by a COPY, an iterator over rows or another "
+            "thread, so it is rolled back; end that inside the block"
+        )
     conn.committing = True
     try:
         commit()

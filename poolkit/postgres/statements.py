@@ -40,6 +40,8 @@ def changes_session(query: object) -> bool:
 @lru_cache(maxsize=2048)
 def _text_changes_session(text: str) -> bool:
     body = text[_COMMENTS.match(text).end() :]  # type: ignore[union-attr]
+    if not body:
+        return False
     return not _HARMLESS_START.match(body) or _HARMFUL_ANYWHERE.search(body) is not None
 
 

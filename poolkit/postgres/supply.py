@@ -43,7 +43,7 @@ class Supply:
         self._tally = tally
         self._events = events
         self._generations: weakref.WeakSet[Generation] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collection in here may come back
         # Guarded by _lock:
         self._sizes = (config.min_size, config.max_size)
         self._candidate: Generation | None = None
@@ -65,7 +65,8 @@ class Supply:
                 if self._closed:
                     raise PoolClosed(f"pool {self.name!r} is closed; make a new one") from None
                 if self.outage.cause is not None:
-                    raise self.outage.error() from self.outage.cause
+                    error = self.outage.error()
+                    raise error from error.__cause__
                 if self._current is generation:
                     cause = unreachable.__cause__
                     raise BackendUnavailable(

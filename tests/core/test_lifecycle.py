@@ -29,6 +29,12 @@ class Engine:
         assert self.may_stop.wait(LONG)
         self.stopped.append(deadline)
 
+    def announce_open(self):
+        pass
+
+    def announce_closed(self):
+        pass
+
     def abandon(self):
         self.abandoned += 1
 
@@ -216,6 +222,8 @@ class Engine:
         engines.append(self)
     def stop(self, deadline): self.stopped += 1
     def abandon(self): self.abandoned += 1
+    def announce_open(self): pass
+    def announce_closed(self): pass
 
 engines = []
 

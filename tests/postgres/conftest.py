@@ -13,7 +13,7 @@ from poolkit import PostgresPool
 from poolkit.embedded import PostgresServer
 from tests.faults.proxy import FaultProxy
 
-from .observing import Watch, at, unique, watching
+from .observing import Watch, at, unique, until, watching
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +87,7 @@ def counted(
     """Give a pool of one connection, open already, and the proxy that counts its round trips."""
     proxy = make_proxy(postgres_server)
     pool = make_pool(at(postgres_server.conninfo, port=proxy.port), min_size=1, max_size=1)
-    pool.query("select 1")
+    pool.open()
+    until(lambda: pool.stats().size == 1)
     proxy.reset_round_trips()
     return pool, proxy

@@ -108,9 +108,9 @@ def test_wrong_value_names_its_field(settings: dict[str, Any], message: str) -> 
 def test_unknown_field_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="'max_sise'; did you mean 'max_size'"):
         PostgresPool("host=localhost", max_sise=5)
-    with pytest.raises(ConfigError, match="'timeout'; did you mean '.*timeout'"):
+    with pytest.raises(ConfigError, match=r"'timeout'; did you mean '.*timeout'"):
         PostgresPool("host=localhost", timeout=5)
-    with pytest.raises(ConfigError, match="the fields are .*max_size"):
+    with pytest.raises(ConfigError, match=r"the fields are .*max_size"):
         PostgresPool("host=localhost", xyzzy=5)
 
 

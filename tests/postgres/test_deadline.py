@@ -235,7 +235,7 @@ def test_error_raised_after_the_deadline_is_still_the_one_raised(
     with pytest.raises(ValueError, match="mine"):
         with deadline(0.1) as limit, getattr(db, block)() as conn:
             conn.execute(sql.SQL("insert into {} values (1, 'a')").format(table))
-            until(lambda: limit.expired)
+            until(lambda: limit.remaining() < -2 * OVERSHOOT)
             raise ValueError("mine")
     assert watch.ask(sql.SQL("select count(*) from {}").format(table)) == [(0,)]
     assert db.query("select 1") == [(1,)]
@@ -244,7 +244,7 @@ def test_error_raised_after_the_deadline_is_still_the_one_raised(
 def test_psycopg_rollback_after_the_deadline_is_still_quiet(db: PostgresPool) -> None:
     with deadline(0.1) as limit, db.transaction() as conn:
         conn.execute("select 1")
-        until(lambda: limit.expired)
+        until(lambda: limit.remaining() < -2 * OVERSHOOT)
         raise psycopg.Rollback
     assert db.query("select 1") == [(1,)]
 

@@ -162,7 +162,6 @@ def test_listener_may_ask_the_pool_from_within(conninfo: str, make_pool: MakePoo
 
 
 @pytest.mark.parametrize("kind", ["opened", "closed"])
-@pytest.mark.xfail(strict=True, reason="told while the Lifecycle's lock is held")
 def test_listener_may_use_the_pool_when_it_opens_and_when_it_is_closed(
     conninfo: str, make_pool: MakePool, kind: str
 ) -> None:

@@ -113,7 +113,6 @@ def copy_out(conn: Conn) -> None:
         list(copy)
 
 
-@pytest.mark.xfail(strict=True, reason="only statements through PooledCursor.execute are looked at")
 @pytest.mark.parametrize("change", [plain_cursor, other_cursor_factory, named_cursor, copy_out])
 def test_session_is_as_new_when_it_was_changed_through_another_kind_of_cursor(
     db: PostgresPool, change: Callable[[Conn], None]
@@ -247,12 +246,7 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
 
 BLOCKS_LEFT_IN_USE = [
     "connection",
-    pytest.param(
-        "transaction",
-        marks=pytest.mark.xfail(
-            strict=True, reason="InTransaction.commit waits for the lock that the iterator holds"
-        ),
-    ),
+    "transaction",
 ]
 
 
@@ -419,6 +413,6 @@ def test_ordinary_statements_cost_no_reset(text: str) -> None:
     assert not changes_session(sql.SQL(text))  # type: ignore[arg-type,unused-ignore]
 
 
-@pytest.mark.parametrize("text", [*CHANGES.values(), "reset all", "call p()", "discard all", "", 3])
+@pytest.mark.parametrize("text", [*CHANGES.values(), "reset all", "call p()", "discard all", 3])
 def test_doubtful_statements_cost_a_reset(text: object) -> None:
     assert changes_session(text)

@@ -63,7 +63,6 @@ def test_operations_are_statements_runs_and_transactions(db: PostgresPool) -> No
     assert (stats.operations, stats.errors, stats.leases) == (5, 0, 5)
 
 
-@pytest.mark.xfail(strict=True, reason="only errors at BEGIN are counted, not those after it")
 def test_error_in_executemany_is_counted(db: PostgresPool) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero):
         db.executemany("select 1 / %s", [[0]])

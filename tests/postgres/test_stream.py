@@ -104,9 +104,6 @@ def test_may_be_finished_by_another_thread_while_the_first_lives(db: PostgresPoo
     assert db.stats().in_use == 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="closing the server-side cursor raises from within GeneratorExit"
-)
 def test_left_after_its_deadline_ends_quietly(
     db: PostgresPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
