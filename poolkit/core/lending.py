@@ -102,6 +102,8 @@ class Lender(Generic[ResourceT]):
             entered = True
             resource = self._store.take(deadline, self._acquire_timeout - waited)
             waited = perf_counter() - began
+            if waited < AT_ONCE:
+                waited = 0.0
             lease = Lease(resource, waited, caller())
             resource.lease = lease
             self.book.add(lease)
@@ -119,7 +121,7 @@ class Lender(Generic[ResourceT]):
             raise
         shard = self._tally.mine()
         shard.leases += 1
-        if waited > AT_ONCE:
+        if waited:
             shard.wait.add(waited)
         if self._tell_acquired:
             self._events.tell(Acquired, holder=lease.holder(), waited=waited)
