@@ -67,7 +67,7 @@ def test_resize_up_lets_those_who_wait_go_on(conninfo: str, make_pool: MakePool)
 
 
 def test_resize_down_holds_for_new_borrowers_at_once(conninfo: str, make_pool: MakePool) -> None:
-    db = make_pool(conninfo, min_size=2, max_size=2, acquire_timeout=0.2)
+    db = make_pool(conninfo, min_size=2, max_size=2, acquire_timeout=1.0)
     warm_up(db, 2)
     with db.connection():
         db.resize(min_size=1, max_size=1)
