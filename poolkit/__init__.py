@@ -1,4 +1,4 @@
-"""Connection pools for threaded Python servers: PostgreSQL, Redis, HTTP and Firestore behind one set of promises.
+"""Connection pools for threaded Python servers; PostgreSQL so far.
 
 ``import poolkit`` loads no driver; each name is imported when it is first used.
 """

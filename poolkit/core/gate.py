@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -168,7 +167,7 @@ class Gate:
     def wait_empty(self, deadline: Deadline) -> bool:
         """Wait until everybody has left a closed gate, at most until *deadline*; return whether they have."""
         left = deadline.remaining()
-        return self._empty.wait(max(0.0, left) if left != math.inf else None)
+        return self._empty.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
 
     def _enter_slowly(self, deadline: Deadline, patience: float) -> float:
         with self._lock:

@@ -26,6 +26,9 @@ logger = logging.getLogger("poolkit")
 AT_ONCE = 0.000_1
 """Seconds up to which a connection counts as lent without waiting."""
 
+STOP_LOOK = 0.2
+"""Seconds between looks, while closing, at leases that nobody can return."""
+
 
 class Lendable(Protocol):
     """A connection that knows the lease it is on, so that its finalizer can report a leak."""
@@ -96,6 +99,7 @@ class Lender(Generic[ResourceT]):
         waited = 0.0
         entered = False
         resource: ResourceT | None = None
+        lease: Lease[ResourceT] | None = None
         began = perf_counter()
         try:
             waited = self.gate.enter(deadline, self._acquire_timeout)
@@ -108,6 +112,8 @@ class Lender(Generic[ResourceT]):
             resource.lease = lease
             self.book.add(lease)
         except BaseException as error:
+            if lease is not None:
+                self.book.strike(lease)
             if resource is not None:
                 resource.lease = None
                 self._store.discard(resource)
@@ -180,7 +186,10 @@ class Lender(Generic[ResourceT]):
         self.gate.close(lambda: PoolClosed(f"pool {self.name!r} is closed; make a new one"))
         self._stopping.set()
         self.reclaim()
-        self.gate.wait_empty(deadline)
+        while not self.gate.wait_empty(Deadline.after(STOP_LOOK).earlier(deadline)):
+            if deadline.expired:
+                break
+            self.reclaim()  # a thread may die holding meanwhile
         return self.holders()
 
     def abandon(self) -> None:
@@ -192,6 +201,8 @@ class Lender(Generic[ResourceT]):
         if self.abandoned or not self.book.strike(lease):
             return
         try:
+            if lease is not None:
+                self.book.strike(lease)
             if resource is not None:
                 resource.lease = None
                 self._store.discard(resource)

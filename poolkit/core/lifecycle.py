@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import threading
 import weakref
@@ -91,7 +90,7 @@ class Lifecycle(Generic[RunningT]):
                 self._stopped.clear()
         if running is None:
             left = deadline.remaining()
-            self._stopped.wait(max(0.0, left) if left != math.inf else None)
+            self._stopped.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
             return
         try:
             running.stop(deadline)

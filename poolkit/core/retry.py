@@ -17,7 +17,7 @@ import tenacity
 
 from . import checks
 from .deadline import Deadline
-from .errors import ConfigError, OutcomeUnknown
+from .errors import ConfigError, DeadlineExceeded, DeadlineOutcomeUnknown, OutcomeUnknown
 from .events import Events, Retried
 from .stats import Tally
 
@@ -31,6 +31,8 @@ class Phase(enum.Enum):
     """Nothing of it was sent."""
     RUNNING = "running"
     """It was sent, and takes effect by itself."""
+    IN_PARTS = "running, in parts"
+    """It was sent, and may take effect in parts, each by itself."""
     IN_TRANSACTION = "in a transaction"
     """It was sent inside a transaction whose commit was not: a lost connection undoes it."""
     COMMITTING = "committing"
@@ -52,13 +54,12 @@ class Again(enum.Enum):
 class Verdict:
     """What a failure means. Made in a backend's ``failures.py``, nowhere else.
 
-    ``unknown``: it may have taken effect. ``lost``: the connection is of no more use. ``throttled``: the
-    backend asked for less. ``hopeless``: no connection can be made until a person mends the cause.
+    ``unknown``: it may have taken effect. ``throttled``: the backend asked for less. ``hopeless``: no
+    connection can be made until a person mends the cause.
     """
 
     again: Again
     unknown: bool = False
-    lost: bool = False
     throttled: bool = False
     hopeless: bool = False
 
@@ -164,7 +165,7 @@ class Retrier:
             verdict = self._classify(error, state.phase)
             if self._may_repeat(verdict, idempotent):
                 return self._again(attempt, error, verdict, idempotent, deadline)
-            self._raise(error, verdict, idempotent)
+            self._raise(error, maybe=verdict.unknown)
         self.budget.refund()
         return result
 
@@ -178,11 +179,12 @@ class Retrier:
     ) -> ResultT:
         """Go on after the *first* attempt failed. Only now is tenacity entered: a success costs nothing."""
         verdict = first_verdict
+        maybe = first_verdict.unknown  # whether any of the attempts may have taken effect
         pending: Exception | None = first
         price = 0
 
         def once_more() -> ResultT:
-            nonlocal pending, verdict
+            nonlocal pending, verdict, maybe
             if pending is not None:
                 error, pending = pending, None
                 raise error
@@ -191,6 +193,7 @@ class Retrier:
                 return attempt(state)
             except Exception as error:
                 verdict = self._classify(error, state.phase)
+                maybe = maybe or verdict.unknown
                 raise
 
         def repeatable(error: BaseException) -> bool:
@@ -227,7 +230,7 @@ class Retrier:
         try:
             result = retrying(once_more)
         except Exception as error:  # noqa: BLE001 - raised again
-            self._raise(error, verdict, idempotent)
+            self._raise(error, maybe=maybe)
         self.budget.refund(price)
         return result
 
@@ -236,13 +239,14 @@ class Retrier:
         return verdict.again is Again.SAFE or (idempotent and verdict.again is Again.IF_IDEMPOTENT)
 
     @staticmethod
-    def _raise(error: Exception, verdict: Verdict, idempotent: bool) -> NoReturn:
-        """Raise what the caller gets to see of *error*."""
-        if not verdict.unknown or idempotent or isinstance(error, OutcomeUnknown):
+    def _raise(error: Exception, *, maybe: bool) -> NoReturn:
+        """Raise what the caller gets to see of *error*; *maybe* an attempt has taken effect."""
+        if not maybe or isinstance(error, OutcomeUnknown):
             raise error
-        raise OutcomeUnknown(
-            f"the connection was lost before the answer came, so it may have taken effect or not: {error}"
-        ) from error
+        message = f"its answer was lost, so it may have taken effect or not: {error}"
+        if isinstance(error, DeadlineExceeded):
+            raise DeadlineOutcomeUnknown(message, stage=error.stage) from error
+        raise OutcomeUnknown(message) from error
 
 
 class Try:

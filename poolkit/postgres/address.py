@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from psycopg import conninfo as psycopg_conninfo
 from psycopg import pq
@@ -33,7 +34,8 @@ class Address:
             return (
                 f"{problem.rstrip()} (poolkit asked for sslmode=verify-full, since the server is remote and "
                 "the conninfo names no sslmode; give one to choose: sslrootcert=<CA file> with "
-                "sslmode=verify-full for a private CA, or sslmode=disable on a network you trust)"
+                "sslmode=verify-full for a private CA, SSL_CERT_FILE=<CA bundle> in the environment where libpq "
+                "finds no system roots, or sslmode=disable on a network you trust)"
             )
         return problem
 
@@ -78,14 +80,10 @@ def _is_misread(conninfo: str, ports: str) -> bool:
 
 
 def _hosts(parameters: dict[str, str]) -> list[str]:
-    given = (
-        parameters.get("hostaddr")
-        or parameters.get("host")
-        or os.environ.get("PGHOSTADDR")
-        or os.environ.get("PGHOST")
-        or ""
-    )
-    return given.split(",")
+    """Return where each attempt to connect leads: libpq pairs hosts and addresses, and prefers the address."""
+    hosts = (parameters.get("host") or os.environ.get("PGHOST", "")).split(",")
+    addresses = (parameters.get("hostaddr") or os.environ.get("PGHOSTADDR", "")).split(",")
+    return [address or host for host, address in zip_longest(hosts, addresses, fillvalue="")]
 
 
 def _is_remote(parameters: dict[str, str]) -> bool:

@@ -39,7 +39,7 @@ class PostgresConfig:
     ``slow_query``
         from which on a statement is logged as slow, without its parameters.
     ``leak_threshold``
-        from which on a lease counts as a leak in reports.
+        reserved: from which on a lease counts as a leak in reports. Has no effect yet.
     ``retry``
         how to try again what is safe to try again.
     ``combine``

@@ -8,6 +8,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -20,7 +21,7 @@ from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown
 from ..core.lease import Lease
 from ..core.retry import Phase
-from .statements import changes_session
+from .statements import changes_session, takes_effect_in_parts
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -33,6 +34,7 @@ ValueT = TypeVar("ValueT")
 
 IDLE = pq.TransactionStatus.IDLE
 ACTIVE = pq.TransactionStatus.ACTIVE
+INERROR = pq.TransactionStatus.INERROR
 
 CANCEL_GRACE = 0.04
 """Seconds past a deadline for the server to confirm a cancel, within the 50 ms that are promised."""
@@ -94,6 +96,8 @@ class PooledConnection(psycopg.Connection[Any]):
     """Whether a statement may have changed the session."""
     exposed = False
     """Whether it was handed to the caller's own code, which may have set anything on it."""
+    in_parts = False
+    """Whether the last statement may have taken effect in parts."""
     committing = False
     """Whether a commit is under way."""
     last_used = 0.0
@@ -101,7 +105,7 @@ class PooledConnection(psycopg.Connection[Any]):
     """When psycopg_pool gave it out."""
     retired = False
 
-    patience = float("inf")
+    patience = inf
     """Seconds to wait for one answer where no deadline is in force."""
 
     _watched = False
@@ -134,7 +138,7 @@ class PooledConnection(psycopg.Connection[Any]):
         if self.committing:
             return Phase.COMMITTING
         if self._autocommit and not self._num_transactions:
-            return Phase.RUNNING
+            return Phase.IN_PARTS if self.in_parts else Phase.RUNNING
         return Phase.IN_TRANSACTION
 
     def cursor(self, name: str = "", *, withhold: bool = False, **options: Any) -> Any:
@@ -147,8 +151,13 @@ class PooledConnection(psycopg.Connection[Any]):
     def watch(self, query: object) -> None:
         """Note that *query* is about to be sent, by a cursor that tells."""
         self._watched = True
-        if query is not None and changes_session(query):
+        if query is None:
+            return
+        if changes_session(query):
             self.altered = True
+        self.in_parts = takes_effect_in_parts(query)
+        if isinstance(query, str) and "statement_timeout" in query:
+            self.patience = inf  # the caller's own limit holds, on the server, until the block ends
 
     def _start_query(self) -> PQGen[None]:
         # A cursor that does not tell (one that the caller made by hand, say) might do anything.
@@ -157,10 +166,11 @@ class PooledConnection(psycopg.Connection[Any]):
         self._watched = False
         return super()._start_query()
 
-    def commit(self) -> None:
-        self.committing = True
+    def _exec_command(self, command: Any, *args: Any, **options: Any) -> PQGen[Any]:
+        # Every COMMIT that psycopg makes passes here.
+        self.committing = command == b"COMMIT"
         try:
-            super().commit()
+            return (yield from super()._exec_command(command, *args, **options))
         finally:
             self.committing = False
 
@@ -180,7 +190,7 @@ class PooledConnection(psycopg.Connection[Any]):
         if timeout is not None and timeout <= bound:
             return super().wait(gen, interval, timeout)
         try:
-            return super().wait(gen, interval, bound if bound != float("inf") else None)
+            return super().wait(gen, interval, bound if bound != inf else None)
         except errors._WaitTimeout:
             return self._overdue(gen, interval, timeout, deadline, bound)
 
@@ -250,9 +260,7 @@ class PooledConnection(psycopg.Connection[Any]):
         if self.exposed and self.lock.locked():
             return False  # another thread or an unfinished iterator still uses it
         if status == IDLE and not self.altered and not pgconn.pipeline_status:
-            if (
-                self.exposed or self._num_transactions
-            ):  # the latter after Ctrl-C on the way into a block
+            if self.exposed or self._num_transactions:  # the latter after Ctrl-C on the way in
                 self._set_back()
             return True
         if self.closed or status == ACTIVE or pgconn.pipeline_status:
@@ -322,6 +330,7 @@ class PooledConnection(psycopg.Connection[Any]):
     def _set_back(self) -> None:
         """Undo what the borrower may have set on the Python side."""
         self.exposed = False
+        self.patience = self.generation.patience
         self._num_transactions = 0
         self._autocommit = True
         self._isolation_level = self._read_only = self._deferrable = None
@@ -348,10 +357,10 @@ class PooledConnection(psycopg.Connection[Any]):
         """End a wait that took too long: cancel on the server, and make sure of what became of it."""
         if self.pgconn.transaction_status != ACTIVE:
             # Nothing runs: it waits for notifications, and may, as long as it wanted to.
-            left = float("inf") if timeout is None else timeout - bound
+            left = inf if timeout is None else timeout - bound
             more = max(0.0, min(left, deadline.remaining()))
             try:
-                return super().wait(gen, interval, more if more != float("inf") else None)
+                return super().wait(gen, interval, more if more != inf else None)
             except errors._WaitTimeout:
                 if left <= more:
                     raise
@@ -372,12 +381,13 @@ class PooledConnection(psycopg.Connection[Any]):
             message = str(late.exceeded(what, stage="running"))
         else:
             message = f"{what}: no answer within {bound:g} s (statement_timeout)"
-        unknown = not confirmed and self.phase is not Phase.IN_TRANSACTION
+        phase = self.phase
+        unknown = phase is Phase.IN_PARTS or not (confirmed or phase is Phase.IN_TRANSACTION)
         if not confirmed:
             self.retire()
         if unknown:
             raise DeadlineOutcomeUnknown(
-                f"{message}, and the server has not confirmed that it was cancelled",
+                f"{message}, and it may have taken effect, wholly or in part",
                 stage="running",
             )
         raise DeadlineExceeded(message, stage="running")
@@ -385,8 +395,10 @@ class PooledConnection(psycopg.Connection[Any]):
     def _cancel(self, until: Deadline) -> bool:
         """Ask the server to stop; True if it took the request before *until*. Goes on in the background."""
         if not capabilities.has_cancel_safe():
+            # Before libpq 17 nobody can tell when it has arrived; the connection is given up, so that it
+            # never hits the next borrower's statement.
             self._cancel_in_background()
-            return True
+            return False
         gen = self._cancel_gen()
         try:
             waiting.wait_conn(gen, interval=_INTERVAL, timeout=until.remaining())

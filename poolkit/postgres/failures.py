@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import psycopg
 
-from ..core.errors import BackendUnavailable, DeadlineExceeded, OutcomeUnknown, PoolKitError
+from ..core.errors import OutcomeUnknown, PoolKitError
 from ..core.retry import OWN, Again, Phase, Verdict
 
 _NOT_RUN = Verdict(Again.SAFE)
-_UNREACHABLE = Verdict(Again.SAFE, lost=True)
-_FULL = Verdict(Again.SAFE, lost=True, throttled=True)
-_HOPELESS = Verdict(Again.NEVER, lost=True, hopeless=True)
-_LOST_UNDONE = Verdict(Again.SAFE, lost=True)
-_LOST_UNKNOWN = Verdict(Again.IF_IDEMPOTENT, unknown=True, lost=True)
-_STANDBY = Verdict(Again.IF_IDEMPOTENT, lost=True)
-_DEADLINE = Verdict(Again.NEVER)
+_FULL = Verdict(Again.SAFE, throttled=True)
+_HOPELESS = Verdict(Again.NEVER, hopeless=True)
+_LOST_UNKNOWN = Verdict(Again.IF_IDEMPOTENT, unknown=True)
+_PARTLY_RUN = Verdict(Again.IF_IDEMPOTENT, unknown=True)
 
 _SERIALIZATION = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 _CONNECTION_LOST = {
@@ -33,24 +30,21 @@ _CONNECTION_LOST = {
     "40003",  # statement_completion_unknown
 }
 _TOO_MANY = {"53300"}  # too_many_connections
-_READ_ONLY = {"25006"}  # read_only_sql_transaction: perhaps a primary that became a standby
 
 
 def classify(error: BaseException, phase: Phase) -> Verdict:
     """Say what *error* means for an operation that had come to *phase*."""
     if isinstance(error, PoolKitError):
-        return _classify_own(error)
+        return _classify_own(error, phase)
     if not isinstance(error, psycopg.Error):
         return OWN
     if phase is Phase.CONNECTING:
         return _classify_connecting(error)
     state = error.sqlstate
     if state in _SERIALIZATION:
-        return _NOT_RUN
-    if state in _READ_ONLY:
-        return _STANDBY
+        return _PARTLY_RUN if phase is Phase.IN_PARTS else _NOT_RUN
     if state in _CONNECTION_LOST or (state is None and is_loss(error)):
-        return _LOST_UNDONE if phase is Phase.IN_TRANSACTION else _LOST_UNKNOWN
+        return _NOT_RUN if phase is Phase.IN_TRANSACTION else _LOST_UNKNOWN
     return OWN
 
 
@@ -62,11 +56,10 @@ def is_loss(error: psycopg.Error) -> bool:
     return type(error) is psycopg.OperationalError
 
 
-def _classify_own(error: PoolKitError) -> Verdict:
-    if isinstance(error, OutcomeUnknown):
+def _classify_own(error: PoolKitError, phase: Phase) -> Verdict:
+    # Out of a transaction that was not being committed, it is about something else the caller did there.
+    if isinstance(error, OutcomeUnknown) and phase is not Phase.IN_TRANSACTION:
         return _LOST_UNKNOWN
-    if isinstance(error, (DeadlineExceeded, BackendUnavailable)):
-        return _DEADLINE
     return OWN
 
 
@@ -76,7 +69,7 @@ def _classify_connecting(error: psycopg.Error) -> Verdict:
         return _FULL
     if state is not None and state[:2] in ("28", "3D", "42"):
         return _HOPELESS  # no such user, password or database: trying again can only lock us out
-    return _UNREACHABLE
+    return _NOT_RUN
 
 
 def _guess_state(error: psycopg.Error) -> str | None:

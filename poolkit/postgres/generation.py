@@ -26,7 +26,7 @@ import psycopg_pool
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from ..core.deadline import Deadline
+from ..core.deadline import Deadline, ambient
 from ..core.events import Connected, Events, Removed
 from ..core.gate import Waited
 from ..core.lease import Lease, LeaseBook
@@ -71,6 +71,7 @@ class Generation:
     ) -> None:
         self.name = config.name
         self.prepare_threshold = None if config.pgbouncer else PREPARE_THRESHOLD
+        self.patience = config.patience
         self.failure: BaseException | None = None
         self._config = config
         self._min_size = sizes[0]
@@ -172,7 +173,8 @@ class Generation:
                 conn = self._pool.getconn(timeout=0.001)
             except (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed):
                 return
-            if conn.is_dead() or (ask and not conn.answers(Deadline.after(FRESH))):
+            limit = Deadline.after(FRESH).earlier(ambient())
+            if conn.is_dead() or (ask and not conn.answers(limit)):
                 self._replace(conn, "found dead while idle")
             else:
                 self._pool.putconn(conn)  # psycopg_pool replaces it if it has reached its lifetime
@@ -308,12 +310,12 @@ class Generation:
         began = perf_counter()
         try:
             conn = PooledConnection.connect(conninfo, **options)
-        except psycopg.Error as error:
+        except Exception as error:
             self._connect_failed(error)
             raise
         seconds = perf_counter() - began
         conn.generation = self
-        conn.patience = self._config.patience
+        conn.patience = self.patience
         conn.last_used = monotonic()
         with self._lock:
             self._connections.add(conn)
@@ -327,7 +329,7 @@ class Generation:
             self._on_proven(self)
         return conn
 
-    def _connect_failed(self, error: psycopg.Error) -> None:
+    def _connect_failed(self, error: Exception) -> None:
         """Decide whether the server is unreachable, or only this one connection could not be had."""
         self.suspect()
         # A connection may be lent to somebody who has not noticed yet that it is dead.

@@ -23,9 +23,9 @@ from ..core.lifecycle import Lifecycle
 from ..core.retry import Phase, Retrier, Try
 from ..core.stats import PoolStats, Tally
 from .config import PostgresConfig, check_sizes
-from .connection import IDLE, PooledConnection
+from .connection import IDLE, INERROR, PooledConnection
 from .failures import classify
-from .statements import shorten
+from .statements import shorten, takes_effect_in_parts
 from .supply import Supply
 
 if TYPE_CHECKING:
@@ -249,6 +249,7 @@ class PostgresPool:
         called several times: it should do nothing but database work.
         """
         level = _isolation(isolation)
+        checks.flag("read_only", read_only)
 
         def attempt(state: Try) -> ResultT:
             block = InTransaction(self, level, read_only)
@@ -333,7 +334,7 @@ class PostgresPool:
         def attempt(state: Try) -> ResultT:
             lease, conn = lender.lend(limit)
             try:
-                state.phase = Phase.RUNNING
+                state.phase = Phase.IN_PARTS if takes_effect_in_parts(text) else Phase.RUNNING
                 began = perf_counter()
                 cursor = conn.statement(text, params, row_factory)
                 seconds = perf_counter() - began
@@ -544,8 +545,18 @@ class InTransaction:
         conn, self._conn = self._conn, None
         if conn is None or self._lender.abandoned:
             return
-        state.phase = Phase.COMMITTING
         try:
+            # psycopg would end such a transaction without a word, and without a commit.
+            if conn.closed:
+                raise psycopg.OperationalError(
+                    "the connection was lost inside the block, so nothing of it was committed"
+                )
+            if conn.pgconn.transaction_status == INERROR:
+                raise psycopg.errors.InFailedSqlTransaction(
+                    "a statement of the block failed and its error was caught, so all of it is rolled back; "
+                    "a savepoint (with conn.transaction()) around that statement keeps the rest"
+                )
+            state.phase = Phase.COMMITTING
             _commit(conn, lambda: self._transaction.__exit__(None, None, None))
         finally:
             self._lender.take_back(self._lease, conn)
@@ -558,7 +569,6 @@ def _commit(conn: PooledConnection, commit: Callable[[], object]) -> None:
             "the block ended while its connection was in use, by a COPY, an iterator over rows or another "
             "thread, so it is rolled back; end that inside the block"
         )
-    conn.committing = True
     try:
         commit()
     except psycopg.Error as error:
@@ -567,8 +577,6 @@ def _commit(conn: PooledConnection, commit: Callable[[], object]) -> None:
                 f"the connection was lost during COMMIT, so it may have taken effect or not: {error}"
             ) from error
         raise
-    finally:
-        conn.committing = False
 
 
 def _isolation(level: IsolationLevel | None) -> IsolationLevel | None:

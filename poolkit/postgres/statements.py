@@ -20,9 +20,10 @@ _HARMLESS_START = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _HARMFUL_ANYWHERE = re.compile(
-    r"""set_config\s*\(|advisory|\btemp(?:orary)?\b|;\s*\S|\bpg_temp\b|\bdblink|\blo_(?:open|creat)""",
+    r"""set_config|pg_settings|advisory|\btemp(?:orary)?\b|;\s*\S|\bpg_temp\b|\bdblink|\blo_(?:open|creat)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_IN_PARTS = re.compile(r"\A\s*(?:call|do)\b|;\s*\S", re.IGNORECASE)
 _COMMENTS = re.compile(r"\A(?:\s|--[^\n]*\n|/\*.*?\*/)*", re.DOTALL)
 
 
@@ -37,6 +38,15 @@ def changes_session(query: object) -> bool:
     return True
 
 
+def takes_effect_in_parts(query: object) -> bool:
+    """Whether *query* may commit a part of itself: a procedure, a DO block, or several statements."""
+    if isinstance(query, str):
+        return _text_takes_effect_in_parts(query)
+    return isinstance(query, bytes) and _text_takes_effect_in_parts(
+        query.decode("utf-8", "replace")
+    )
+
+
 @lru_cache(maxsize=2048)
 def _text_changes_session(text: str) -> bool:
     body = text[_COMMENTS.match(text).end() :]  # type: ignore[union-attr]
@@ -45,11 +55,22 @@ def _text_changes_session(text: str) -> bool:
     return not _HARMLESS_START.match(body) or _HARMFUL_ANYWHERE.search(body) is not None
 
 
+@lru_cache(maxsize=2048)
+def _text_takes_effect_in_parts(text: str) -> bool:
+    return _IN_PARTS.search(text[_COMMENTS.match(text).end() :]) is not None  # type: ignore[union-attr]
+
+
 def shorten(query: object, length: int = 100) -> str:
-    """Return the text of *query* on one line, cut at *length* characters, for a log. No parameters in it."""
+    """Return the text of *query* on one line, cut at *length* characters, for a log. No values in it."""
     if isinstance(query, bytes):
         query = query.decode("utf-8", "replace")
     elif isinstance(query, sql.Composable):
-        query = query.as_string(None)
+        query = _without_values(query)
     line = " ".join(str(query).split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _without_values(query: sql.Composable) -> str:
+    if isinstance(query, sql.Composed):
+        return "".join(_without_values(part) for part in query)
+    return "…" if isinstance(query, sql.Literal) else query.as_string(None)

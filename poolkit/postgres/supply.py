@@ -20,6 +20,9 @@ from .generation import Generation, Unreachable
 PROBE_CONNECT_TIMEOUT = 2
 """Seconds that a probe may take to connect: short, so that a new packet is sent while the server comes back."""
 
+JOIN_TIMEOUT = 5.0
+"""Seconds at most that closing waits for psycopg_pool's threads."""
+
 
 class Supply:
     """Keeps one generation of connections, and replaces it when the server went away and came back."""
@@ -110,9 +113,9 @@ class Supply:
                 generations.append(self._candidate)
             closers = self._closers
         for generation in generations:
-            generation.close(max(0.1, deadline.remaining()))
+            generation.close(min(max(0.1, deadline.remaining()), JOIN_TIMEOUT))
         for closer in closers:
-            closer.join(max(0.0, deadline.remaining()))
+            closer.join(min(max(0.0, deadline.remaining()), JOIN_TIMEOUT))
 
     def abandon(self) -> None:
         """In a forked child: never touch the parent's sockets."""
@@ -145,7 +148,10 @@ class Supply:
                 (max(1, min_size), max_size), PROBE_CONNECT_TIMEOUT
             )
             candidate = self._candidate
-        candidate.open()
+        try:
+            candidate.open()
+        except Exception as error:  # noqa: BLE001 - no thread to be had, say: then the next probe tries
+            self._failed(candidate, error, False)
 
     def _proven(self, generation: Generation) -> None:
         """Use *generation* from now on: it has reached the server."""
@@ -155,12 +161,12 @@ class Supply:
             self._candidate = None
             self._current = generation
             sizes = self._sizes
+            if generation.failure is None:
+                self.outage.up()
         generation.resize(*sizes)
-        self.outage.up()
 
     def _failed(self, generation: Generation, cause: BaseException, hopeless: bool) -> None:
         """Give up *generation*, and with it everybody who waits for one of its connections."""
-        self.outage.down(cause, hopeless=hopeless)
         # Closing joins the generation's threads, and this is one of them.
         closer = threading.Thread(
             target=generation.close, args=(0.5,), name=f"poolkit-close-{self.name}", daemon=True
@@ -168,9 +174,10 @@ class Supply:
         with self._lock:
             if generation is self._candidate:
                 self._candidate = None
+            self.outage.down(cause, hopeless=hopeless)  # only now may the next probe be planned
             self._closers = [thread for thread in self._closers if thread.is_alive()]
             self._closers.append(closer)
-            closer.start()
+        closer.start()
         self.turn_away(self.outage.error)
         self._events.tell(Failed, error=cause)
 

@@ -22,7 +22,7 @@ class Broken(Exception):
 
 SAFE = Verdict(Again.SAFE)
 THROTTLED = Verdict(Again.SAFE, throttled=True)
-UNKNOWN = Verdict(Again.IF_IDEMPOTENT, unknown=True, lost=True)
+UNKNOWN = Verdict(Again.IF_IDEMPOTENT, unknown=True)
 NEVER_AGAIN = Verdict(Again.NEVER)
 
 
