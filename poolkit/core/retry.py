@@ -17,7 +17,7 @@ import tenacity
 
 from . import checks
 from .deadline import Deadline
-from .errors import ConfigError, DeadlineExceeded, DeadlineOutcomeUnknown, OutcomeUnknown
+from .errors import ConfigError, OutcomeUnknown
 from .events import Events, Retried
 from .stats import Tally
 
@@ -165,7 +165,7 @@ class Retrier:
             verdict = self._classify(error, state.phase)
             if self._may_repeat(verdict, idempotent):
                 return self._again(attempt, error, verdict, idempotent, deadline)
-            self._raise(error, maybe=verdict.unknown)
+            self._raise(error, verdict, idempotent)
         self.budget.refund()
         return result
 
@@ -179,12 +179,11 @@ class Retrier:
     ) -> ResultT:
         """Go on after the *first* attempt failed. Only now is tenacity entered: a success costs nothing."""
         verdict = first_verdict
-        maybe = first_verdict.unknown  # whether any of the attempts may have taken effect
         pending: Exception | None = first
         price = 0
 
         def once_more() -> ResultT:
-            nonlocal pending, verdict, maybe
+            nonlocal pending, verdict
             if pending is not None:
                 error, pending = pending, None
                 raise error
@@ -193,7 +192,6 @@ class Retrier:
                 return attempt(state)
             except Exception as error:
                 verdict = self._classify(error, state.phase)
-                maybe = maybe or verdict.unknown
                 raise
 
         def repeatable(error: BaseException) -> bool:
@@ -230,7 +228,7 @@ class Retrier:
         try:
             result = retrying(once_more)
         except Exception as error:  # noqa: BLE001 - raised again
-            self._raise(error, maybe=maybe)
+            self._raise(error, verdict, idempotent)
         self.budget.refund(price)
         return result
 
@@ -239,14 +237,16 @@ class Retrier:
         return verdict.again is Again.SAFE or (idempotent and verdict.again is Again.IF_IDEMPOTENT)
 
     @staticmethod
-    def _raise(error: Exception, *, maybe: bool) -> NoReturn:
-        """Raise what the caller gets to see of *error*; *maybe* an attempt has taken effect."""
-        if not maybe or isinstance(error, OutcomeUnknown):
+    def _raise(error: Exception, verdict: Verdict, idempotent: bool) -> NoReturn:
+        """Raise what the caller gets to see of *error*.
+
+        What is idempotent ends with the last error as it is: whoever repeats it later does no harm.
+        """
+        if not verdict.unknown or idempotent or isinstance(error, OutcomeUnknown):
             raise error
-        message = f"its answer was lost, so it may have taken effect or not: {error}"
-        if isinstance(error, DeadlineExceeded):
-            raise DeadlineOutcomeUnknown(message, stage=error.stage) from error
-        raise OutcomeUnknown(message) from error
+        raise OutcomeUnknown(
+            f"its answer was lost, so it may have taken effect or not: {error}"
+        ) from error
 
 
 class Try:

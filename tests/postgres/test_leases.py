@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from poolkit import PoolTimeout, PostgresPool
@@ -195,7 +196,8 @@ def test_lease_reclaimed_is_not_returned_twice(conninfo: str, make_pool: MakePoo
 
     assert Background(die_holding).outcome() is None
     with db.connection():
-        blocks[0].__exit__(None, None, None)
+        with pytest.raises(psycopg.OperationalError, match="nothing of it was committed"):
+            blocks[0].__exit__(None, None, None)
         assert db.stats().in_use == 1
     assert db.stats().in_use == 0
     assert_whole(db, 1)
