@@ -21,6 +21,7 @@ from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown
 from ..core.lease import Lease
 from ..core.retry import Phase
+from .cursors import PooledCursor, PooledServerCursor
 from .statements import changes_session, takes_effect_in_parts
 
 if TYPE_CHECKING:
@@ -49,39 +50,6 @@ KEPT_ROWS = 1000
 """Rows of a result that may stay in memory until the connection is used again, or for a second."""
 
 _INTERVAL = 0.1  # psycopg's own: how often a wait looks for Ctrl-C
-
-
-class PooledCursor(psycopg.Cursor[Any]):
-    """A psycopg.Cursor that tells its connection what it sends."""
-
-    __slots__ = ()
-
-    _conn: PooledConnection
-
-    def _start_query(self, query: Any = None) -> PQGen[None]:
-        # psycopg calls this for every statement of a cursor, and then the connection's own.
-        self._conn.watch(query)
-        return super()._start_query(query)
-
-    def copy(self, statement: Any, *args: Any, **options: Any) -> Any:
-        self._conn.watch(statement)  # COPY starts without telling what it copies
-        return super().copy(statement, *args, **options)
-
-
-class PooledServerCursor(psycopg.ServerCursor[Any]):
-    """A psycopg.ServerCursor that tells its connection what it sends."""
-
-    __slots__ = ()
-
-    _conn: PooledConnection
-
-    def execute(self, query: Any, *args: Any, **options: Any) -> Any:
-        self._conn.watch(query)
-        return super().execute(query, *args, **options)
-
-    def _start_query(self, query: Any = None) -> PQGen[None]:
-        self._conn.watch(None)  # the DECLARE that psycopg made of the query
-        return super()._start_query(query)
 
 
 class PooledConnection(psycopg.Connection[Any]):

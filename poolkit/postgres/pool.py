@@ -14,19 +14,16 @@ from psycopg.rows import RowFactory, TupleRow
 
 from ..core import checks
 from ..core.deadline import Deadline, ambient, deadline
-from ..core.errors import ConfigError, OutcomeUnknown, PoolKitError
-from ..core.events import Closed, Events, Failed, Opened
-from ..core.housekeeper import Timer, housekeeper
-from ..core.lease import Holder, Lease, LeaseBook
-from ..core.lending import Lender
+from ..core.errors import ConfigError
+from ..core.housekeeper import housekeeper
+from ..core.lease import Holder
 from ..core.lifecycle import Lifecycle
-from ..core.retry import Phase, Retrier, Try
+from ..core.retry import Phase, Try
 from ..core.stats import PoolStats, Tally
+from .blocks import Borrowed, InTransaction
 from .config import PostgresConfig, check_sizes
-from .connection import IDLE, INERROR, PooledConnection
-from .failures import classify
+from .running import Running
 from .statements import shorten, takes_effect_in_parts
-from .supply import Supply
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -39,9 +36,6 @@ logger = logging.getLogger("poolkit.postgres")
 
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
-
-SWEEP = 1.0
-"""Seconds between looks at idle connections and at leases nobody can return."""
 
 HEALTH_TIMEOUT = 5.0
 """Seconds a health check may take where no earlier deadline is in force."""
@@ -71,7 +65,7 @@ class PostgresPool:
                     raise ConfigError("conninfo is given twice")
                 settings["conninfo"] = conninfo
             self.config = checks.build(PostgresConfig, settings)
-        self._lifecycle: Lifecycle[_Running] = Lifecycle(self.name, self._start)
+        self._lifecycle: Lifecycle[Running] = Lifecycle(self.name, self._start)
 
     def __repr__(self) -> str:
         state = self._lifecycle.state
@@ -222,7 +216,7 @@ class PostgresPool:
 
         Statements open a transaction; the end of the block commits it, an exception rolls it back.
         """
-        return Borrowed(self)
+        return Borrowed(self._lifecycle)
 
     def transaction(
         self, *, isolation: IsolationLevel | None = None, read_only: bool = False
@@ -232,7 +226,9 @@ class PostgresPool:
         Commits at the end, rolls back on any exception. N statements cost N + 2 round trips. Raises
         :class:`~poolkit.OutcomeUnknown` if the connection is lost during the commit.
         """
-        return InTransaction(self, _isolation(isolation), checks.flag("read_only", read_only))
+        return InTransaction(
+            self._lifecycle, _isolation(isolation), checks.flag("read_only", read_only)
+        )
 
     def run(
         self,
@@ -252,7 +248,7 @@ class PostgresPool:
         checks.flag("read_only", read_only)
 
         def attempt(state: Try) -> ResultT:
-            block = InTransaction(self, level, read_only)
+            block = InTransaction(self._lifecycle, level, read_only)
             conn = block.begin(state)
             try:
                 result = work(conn)
@@ -262,7 +258,7 @@ class PostgresPool:
             block.commit(state)
             return result
 
-        return self._operation(attempt, idempotent or read_only)
+        return self._lifecycle.open().operation(attempt, idempotent=idempotent or read_only)
 
     def resize(self, *, min_size: int, max_size: int) -> None:
         """Change how many connections are kept ready, and open at most."""
@@ -316,8 +312,8 @@ class PostgresPool:
 
     # -- private -------------------------------------------------------------------------------------
 
-    def _start(self) -> _Running:
-        return _Running(self.config)
+    def _start(self) -> Running:
+        return Running(self.config)
 
     def _statement(
         self,
@@ -347,236 +343,7 @@ class PostgresPool:
                 )
             return result
 
-        return self._operation(attempt, idempotent, running)
-
-    def _operation(
-        self,
-        attempt: Callable[[Try], ResultT],
-        idempotent: bool,
-        running: _Running | None = None,
-    ) -> ResultT:
-        """Run *attempt*, again where that is safe, and count it."""
-        running = running or self._lifecycle.open()
-        running.tally.mine().operations += 1
-        try:
-            return running.retrier.call(attempt, idempotent=idempotent, deadline=ambient())
-        except BaseException as error:
-            self._count_error(error)
-            raise
-
-    def _count_error(self, error: BaseException) -> None:
-        running = self._lifecycle.running
-        if running is not None:
-            running.tally.mine().errors += 1
-            running.events.tell(Failed, error=error)
-
-
-class _Running:
-    """What a PostgresPool needs to run, for one process."""
-
-    def __init__(self, config: PostgresConfig) -> None:
-        self.name = config.name
-        self.slow_query = config.slow_query
-        self.tally = Tally()
-        self.events = Events(config.name, config.listeners)
-        book: LeaseBook[PooledConnection] = LeaseBook()
-        self.supply = Supply(config, book=book, tally=self.tally, events=self.events)
-        self.lender = Lender(
-            config.name,
-            max_size=config.max_size,
-            max_waiting=config.max_waiting,
-            acquire_timeout=config.acquire_timeout,
-            book=book,
-            store=self.supply,
-            outage=self.supply.outage,
-            tally=self.tally,
-            events=self.events,
-        )
-        self.supply.turn_away = self.lender.turn_away
-        self.retrier = Retrier(
-            config.retry,
-            classify=classify,
-            sleep=self.lender.sleep,
-            tally=self.tally,
-            events=self.events,
-        )
-        self.supply.open()
-        self._sweeper: Timer = housekeeper().every(SWEEP, self.sweep)
-        self._held = 0
-
-    def sweep(self) -> None:
-        """Take back what nobody can return, and look at the idle connections."""
-        self.lender.reclaim()
-        if self.supply.outage.cause is None:
-            self.supply.sweep()
-
-    def stop(self, deadline: Deadline) -> None:
-        """Lend nothing more, and close what is there."""
-        self._sweeper.cancel()
-        held = self.lender.stop(deadline)
-        for holder in held:
-            logger.warning("pool %r was closed while held by %s", self.name, holder.describe())
-        self._held = len(held)
-        self.supply.stop(deadline)
-
-    def announce_open(self) -> None:
-        """Tell that the pool runs."""
-        self.events.tell(Opened)
-
-    def announce_closed(self) -> None:
-        """Tell that the pool is closed."""
-        self.events.tell(Closed, held=self._held)
-
-    def abandon(self) -> None:
-        """In a forked child: touch nothing of the parent's."""
-        self.lender.abandon()
-        self.supply.abandon()
-
-
-class Borrowed:
-    """A connection for the length of a ``with`` block; see :meth:`PostgresPool.connection`."""
-
-    __slots__ = ("_conn", "_lease", "_lender", "_pool")
-
-    def __init__(self, pool: PostgresPool) -> None:
-        self._pool = pool
-        self._conn: PooledConnection | None = None
-
-    def __enter__(self) -> psycopg.Connection[TupleRow]:
-        if self._conn is not None:
-            raise RuntimeError("this block is already entered; ask the pool for another connection")
-        lifecycle = self._pool._lifecycle
-        self._lender = (lifecycle.running or lifecycle.open()).lender
-        self._lease, self._conn = self._lender.lend(ambient())
-        self._conn.expose()
-        self._conn._autocommit = False
-        return self._conn
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        conn, self._conn = self._conn, None
-        if conn is None or self._lender.abandoned:
-            return
-        try:
-            if kind is None and conn.pgconn.transaction_status != IDLE and not conn.closed:
-                _commit(conn, conn.commit)
-        finally:
-            self._lender.take_back(self._lease, conn)
-
-
-class InTransaction:
-    """A connection in a transaction for a ``with`` block; see :meth:`PostgresPool.transaction`."""
-
-    __slots__ = ("_conn", "_isolation", "_lease", "_lender", "_pool", "_read_only", "_transaction")
-
-    _lease: Lease[PooledConnection]
-    _lender: Lender[PooledConnection]
-    _transaction: psycopg.Transaction
-
-    def __init__(
-        self, pool: PostgresPool, isolation: IsolationLevel | None, read_only: bool
-    ) -> None:
-        self._pool = pool
-        self._isolation = isolation
-        self._read_only = read_only
-        self._conn: PooledConnection | None = None
-
-    def __enter__(self) -> psycopg.Connection[TupleRow]:
-        if self._conn is not None:
-            raise RuntimeError(
-                "this block is already entered; ask the pool for another transaction"
-            )
-        # A connection that breaks at BEGIN has done nothing yet: another one will do.
-        return self._pool._operation(self.begin, idempotent=False)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if error is not None:
-            if isinstance(error, (psycopg.Error, PoolKitError)):
-                self._pool._count_error(error)
-            return self.roll_back(error)
-        try:
-            self.commit(Try())
-        except BaseException as failure:
-            self._pool._count_error(failure)
-            raise
-        return False
-
-    def begin(self, state: Try) -> psycopg.Connection[TupleRow]:
-        """Borrow a connection and begin; one round trip."""
-        lifecycle = self._pool._lifecycle
-        self._lender = (lifecycle.running or lifecycle.open()).lender
-        self._lease, conn = self._lender.lend(ambient())
-        state.phase = Phase.IN_TRANSACTION
-        try:
-            conn.expose()
-            if self._isolation is not None:
-                conn.isolation_level = self._isolation
-            if self._read_only:
-                conn.read_only = True
-            self._transaction = psycopg.Transaction(conn)
-            self._transaction.__enter__()
-        except BaseException:
-            self._lender.take_back(self._lease, conn)
-            raise
-        self._conn = conn
-        return conn
-
-    def roll_back(self, error: BaseException) -> bool:
-        """Roll back because of *error* and give the connection back; True for :class:`psycopg.Rollback`."""
-        conn, self._conn = self._conn, None
-        if conn is None or self._lender.abandoned:
-            return False
-        try:
-            return conn.undo(self._transaction, error) if not conn.closed else False
-        finally:
-            self._lender.take_back(self._lease, conn)
-
-    def commit(self, state: Try) -> None:
-        """Commit, one round trip, and give the connection back."""
-        conn, self._conn = self._conn, None
-        if conn is None or self._lender.abandoned:
-            return
-        try:
-            # psycopg would end such a transaction without a word, and without a commit.
-            if conn.closed:
-                raise psycopg.OperationalError(
-                    "the connection was lost inside the block, so nothing of it was committed"
-                )
-            if conn.pgconn.transaction_status == INERROR:
-                raise psycopg.errors.InFailedSqlTransaction(
-                    "a statement of the block failed and its error was caught, so all of it is rolled back; "
-                    "a savepoint (with conn.transaction()) around that statement keeps the rest"
-                )
-            state.phase = Phase.COMMITTING
-            _commit(conn, lambda: self._transaction.__exit__(None, None, None))
-        finally:
-            self._lender.take_back(self._lease, conn)
-
-
-def _commit(conn: PooledConnection, commit: Callable[[], object]) -> None:
-    """Commit; a connection lost meanwhile leaves open whether it took effect."""
-    if conn.busy:
-        raise psycopg.ProgrammingError(
-            "the block ended while its connection was in use, by a COPY, an iterator over rows or another "
-            "thread, so it is rolled back; end that inside the block"
-        )
-    try:
-        commit()
-    except psycopg.Error as error:
-        if classify(error, Phase.COMMITTING).unknown:
-            raise OutcomeUnknown(
-                f"the connection was lost during COMMIT, so it may have taken effect or not: {error}"
-            ) from error
-        raise
+        return running.operation(attempt, idempotent=idempotent)
 
 
 def _isolation(level: IsolationLevel | None) -> IsolationLevel | None:

@@ -1,0 +1,102 @@
+"""What a PostgresPool needs to run, for one process: the parts, put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..core.deadline import Deadline, ambient
+from ..core.events import Closed, Events, Failed, Opened
+from ..core.housekeeper import Timer, housekeeper
+from ..core.lease import LeaseBook
+from ..core.lending import Lender
+from ..core.retry import Retrier, Try
+from ..core.stats import Tally
+from .config import PostgresConfig
+from .connection import PooledConnection
+from .failures import classify
+from .supply import Supply
+
+logger = logging.getLogger("poolkit.postgres")
+
+ResultT = TypeVar("ResultT")
+
+SWEEP = 1.0
+"""Seconds between looks at idle connections and at leases nobody can return."""
+
+
+class Running:
+    """What a PostgresPool needs to run, for one process."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self.name = config.name
+        self.slow_query = config.slow_query
+        self.tally = Tally()
+        self.events = Events(config.name, config.listeners)
+        book: LeaseBook[PooledConnection] = LeaseBook()
+        self.supply = Supply(config, book=book, tally=self.tally, events=self.events)
+        self.lender = Lender(
+            config.name,
+            max_size=config.max_size,
+            max_waiting=config.max_waiting,
+            acquire_timeout=config.acquire_timeout,
+            book=book,
+            store=self.supply,
+            outage=self.supply.outage,
+            tally=self.tally,
+            events=self.events,
+        )
+        self.supply.turn_away = self.lender.turn_away
+        self.retrier = Retrier(
+            config.retry,
+            classify=classify,
+            sleep=self.lender.sleep,
+            tally=self.tally,
+            events=self.events,
+        )
+        self.supply.open()
+        self._sweeper: Timer = housekeeper().every(SWEEP, self.sweep)
+        self._held = 0
+
+    def operation(self, attempt: Callable[[Try], ResultT], *, idempotent: bool) -> ResultT:
+        """Return what *attempt* returns, tried again where that is safe, and counted."""
+        self.tally.mine().operations += 1
+        try:
+            return self.retrier.call(attempt, idempotent=idempotent, deadline=ambient())
+        except BaseException as error:
+            self.count_error(error)
+            raise
+
+    def count_error(self, error: BaseException) -> None:
+        """Count and tell an error that an operation ended with."""
+        self.tally.mine().errors += 1
+        self.events.tell(Failed, error=error)
+
+    def sweep(self) -> None:
+        """Take back what nobody can return, and look at the idle connections."""
+        self.lender.reclaim()
+        if self.supply.outage.cause is None:
+            self.supply.sweep()
+
+    def stop(self, deadline: Deadline) -> None:
+        """Lend nothing more, and close what is there."""
+        self._sweeper.cancel()
+        held = self.lender.stop(deadline)
+        for holder in held:
+            logger.warning("pool %r was closed while held by %s", self.name, holder.describe())
+        self._held = len(held)
+        self.supply.stop(deadline)
+
+    def announce_open(self) -> None:
+        """Tell that the pool runs."""
+        self.events.tell(Opened)
+
+    def announce_closed(self) -> None:
+        """Tell that the pool is closed."""
+        self.events.tell(Closed, held=self._held)
+
+    def abandon(self) -> None:
+        """In a forked child: touch nothing of the parent's."""
+        self.lender.abandon()
+        self.supply.abandon()
