@@ -6,7 +6,7 @@ Its first connection is made alone: until one has succeeded, the others wait for
 password is tried once and a server that is down is knocked at once.
 
 psycopg_pool keeps what is idle, and decides what is opened, too old or too many. What is in constant use stays
-here between two leases (``_hot``, the last used first), for a second at most: it costs a tenth of a way
+here between two leases (``_hot``, the last used first), for a second at most: it costs a fraction of a way
 through psycopg_pool's queue and back.
 """
 
