@@ -209,11 +209,13 @@ class Generation:
 
     def connect(self, conninfo: str, **options: Any) -> PooledConnection:
         """Open a connection; psycopg_pool calls this in its workers."""
-        if not self._proven:
+        if self._proven:
+            conn, seconds = self._connect(conninfo, options)
+        else:
             with self._first:
-                if not self._proven:
-                    return self._connect(conninfo, options)
-        return self._connect(conninfo, options)
+                conn, seconds = self._connect(conninfo, options)
+        self._events.tell(Connected, seconds=seconds)
+        return conn
 
     def connection_closed(self) -> None:
         """Count a connection out. Each calls this once."""
@@ -304,7 +306,7 @@ class Generation:
             conn.rest()
             self._pool.putconn(conn)
 
-    def _connect(self, conninfo: str, options: dict[str, Any]) -> PooledConnection:
+    def _connect(self, conninfo: str, options: dict[str, Any]) -> tuple[PooledConnection, float]:
         if self.failure is not None:
             raise psycopg.OperationalError("given up with this generation") from self.failure
         began = perf_counter()
@@ -323,11 +325,10 @@ class Generation:
         shard = self._tally.mine()
         shard.created += 1
         shard.create.add(seconds)
-        self._events.tell(Connected, seconds=seconds)
         if not self._proven:
             self._proven = True
             self._on_proven(self)
-        return conn
+        return conn, seconds
 
     def _connect_failed(self, error: Exception) -> None:
         """Decide whether the server is unreachable, or only this one connection could not be had."""
