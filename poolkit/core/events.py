@@ -36,6 +36,20 @@ class Connected(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ready(Event):
+    """The backend can be used: it was reached for the first time, or again after an outage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconnecting(Event):
+    """The backend can't be reached (``error``); the next look, number ``attempt``, is in ``delay`` seconds."""
+
+    attempt: int
+    delay: float
+    error: BaseException
+
+
+@dataclass(frozen=True, kw_only=True)
 class Acquired(Event):
     """A thread got a connection after ``waited`` seconds."""
 
@@ -110,6 +124,12 @@ class Listener:
     def connected(self, event: Connected) -> None:
         """A connection was opened."""
 
+    def ready(self, event: Ready) -> None:
+        """The backend can be used: for the first time, or again."""
+
+    def reconnecting(self, event: Reconnecting) -> None:
+        """The backend can't be reached, and will be looked for again."""
+
     def acquired(self, event: Acquired) -> None:
         """A thread got a connection."""
 
@@ -138,6 +158,8 @@ class Listener:
 _METHODS: dict[type[Event], str] = {
     Opened: "opened",
     Connected: "connected",
+    Ready: "ready",
+    Reconnecting: "reconnecting",
     Acquired: "acquired",
     Released: "released",
     Removed: "removed",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -57,7 +58,11 @@ class Store(Protocol[ResourceT]):
 
 
 class Lender(Generic[ResourceT]):
-    """Lends the connections of one pool, in one process."""
+    """Lends the connections of one pool, in one process.
+
+    While the backend is down it turns everybody away, or, if it *waits_out* outages, lets up to
+    ``max_waiting`` threads wait for the backend, each as long as it would for a connection.
+    """
 
     def __init__(
         self,
@@ -71,12 +76,14 @@ class Lender(Generic[ResourceT]):
         outage: Outage,
         tally: Tally,
         events: Events,
+        waits_out: bool = False,
     ) -> None:
         self.name = name
         self.gate = Gate(name, max_size, max_waiting=max_waiting)
         self.book = book
         self._stopping = threading.Event()
         self._max_size = max_size
+        self._max_waiting = max_waiting
         self._acquire_timeout = acquire_timeout
         self._store = store
         self._outage = outage
@@ -84,6 +91,10 @@ class Lender(Generic[ResourceT]):
         self._events = events
         self._tell_acquired = events.wanted(Acquired)
         self._tell_released = events.wanted(Released)
+        self._waits_out = waits_out
+        self._queue_lock = threading.Lock()
+        # Guarded by _queue_lock: who waits for the end of an outage.
+        self._queue: set[object] = set()
         self.abandoned = False
         """Whether this is a forked child, where the leases are the parent's."""
 
@@ -94,13 +105,27 @@ class Lender(Generic[ResourceT]):
         :class:`~poolkit.DeadlineExceeded`, :class:`~poolkit.BackendUnavailable` or
         :class:`~poolkit.PoolClosed`.
         """
-        if self._outage.cause is not None:
+        began = perf_counter()
+        if self._outage.cause is None:
+            try:
+                return self._lend(deadline, began)
+            except BackendUnavailable as error:
+                if not self._waits_out:
+                    self._count_refusal(error)
+                    raise
+        elif not self._waits_out:
             raise self._count_refusal(self._outage.error())
+        until = Deadline.after(self._acquire_timeout).earlier(deadline)
+        while True:
+            self._wait_out(until, deadline, began)
+            with suppress(BackendUnavailable):  # down again: so wait again
+                return self._lend(deadline, began)
+
+    def _lend(self, deadline: Deadline, began: float) -> tuple[Lease[ResourceT], ResourceT]:
         waited = 0.0
         entered = False
         resource: ResourceT | None = None
         lease: Lease[ResourceT] | None = None
-        began = perf_counter()
         try:
             waited = self.gate.enter(deadline, self._acquire_timeout)
             entered = True
@@ -122,7 +147,7 @@ class Lender(Generic[ResourceT]):
             if isinstance(error, Waited):
                 stage = "connecting" if entered else "waiting"
                 raise self._timed_out(perf_counter() - began, deadline, stage) from None
-            if isinstance(error, (PoolOverloaded, BackendUnavailable)):
+            if isinstance(error, PoolOverloaded):
                 self._count_refusal(error)
             raise
         shard = self._tally.mine()
@@ -170,8 +195,13 @@ class Lender(Generic[ResourceT]):
             name=self.name,
             max_size=self._max_size,
             in_use=len(self.book),
-            waiting=self.gate.waiting,
+            waiting=self.waiting,
         )
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait, for a connection or for the backend."""
+        return self.gate.waiting + len(self._queue)
 
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
@@ -183,7 +213,7 @@ class Lender(Generic[ResourceT]):
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
         """Lend nothing more, wait until *deadline* for what is lent, and return who still holds."""
-        self.gate.close(lambda: PoolClosed(f"pool {self.name!r} is closed; make a new one"))
+        self.gate.close(self._closed_error)
         self._stopping.set()
         self.reclaim()
         while not self.gate.wait_empty(Deadline.after(STOP_LOOK).earlier(deadline)):
@@ -196,13 +226,41 @@ class Lender(Generic[ResourceT]):
         """In a forked child: the leases are the parent's, so giving one back has no effect."""
         self.abandoned = True
 
+    def _wait_out(self, until: Deadline, deadline: Deadline, began: float) -> None:
+        """Wait for the backend to be back."""
+        me = object()
+        try:
+            with self._queue_lock:
+                if len(self._queue) >= self._max_waiting:
+                    raise self._count_refusal(
+                        PoolOverloaded(
+                            f"pool {self.name!r}: {len(self._queue)} threads wait for the backend already, "
+                            f"max_waiting is {self._max_waiting}"
+                        )
+                    )
+                self._queue.add(me)
+            back = self._outage.wait(until)
+        finally:
+            self._queue.discard(me)
+        if self._stopping.is_set():
+            raise self._closed_error()
+        if back and not until.expired:
+            return
+        error = self._outage.error()
+        if deadline.expired:
+            raise self._timed_out(
+                perf_counter() - began, deadline, "connecting"
+            ) from error.__cause__
+        raise self._count_refusal(error)
+
+    def _closed_error(self) -> PoolClosed:
+        return PoolClosed(f"pool {self.name!r} is closed; make a new one")
+
     def _reclaim(self, lease: Lease[ResourceT], resource: ResourceT | None, reason: str) -> None:
         holder = lease.holder(locate=True)
         if self.abandoned or not self.book.strike(lease):
             return
         try:
-            if lease is not None:
-                self.book.strike(lease)
             if resource is not None:
                 resource.lease = None
                 self._store.discard(resource)

@@ -17,6 +17,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .deadline import Deadline
 from .errors import PoolClosed
+from .lease import Holder
+from .stats import PoolStats
 
 logger = logging.getLogger("poolkit")
 
@@ -26,6 +28,12 @@ EXIT_TIMEOUT = 0.5
 
 class Running(Protocol):
     """What a pool needs to run, for one process."""
+
+    def stats(self) -> PoolStats:
+        """Return its state and counters."""
+
+    def holders(self) -> list[Holder]:
+        """Return who holds connections now, the longest first."""
 
     def stop(self, deadline: Deadline) -> None:
         """Refuse new calls, wait for the running ones until *deadline*, and close the connections."""

@@ -1,7 +1,7 @@
-"""Whether the backend can be reached, and if not, since when and why.
+"""Whether the backend can be reached, and if not, why.
 
 While it is down, callers are told at once instead of each finding out alone, and a single probe, with
-backoff, looks whether it is back.
+backoff, looks whether it is back. Who would rather wait than be told can wait for that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from random import uniform
 from time import monotonic
 
+from .deadline import Deadline
 from .errors import BackendUnavailable
+from .events import Events, Ready, Reconnecting
 from .housekeeper import Housekeeper, Timer
 
 FIRST_PROBE = 0.05
@@ -28,7 +30,8 @@ class Outage:
     """Up or down.
 
     *probe* is called when it is time to look; it must not block, and reports back by :meth:`up` or
-    :meth:`down`. *explain* may add to the text of the cause what to do about it.
+    :meth:`down`. These only decide, so they may be called under a lock, and return what to call after it:
+    that tells the listeners. *explain* may add to the text of the cause what to do about it.
     """
 
     def __init__(
@@ -36,11 +39,13 @@ class Outage:
         name: str,
         housekeeper: Housekeeper,
         *,
+        events: Events,
         probe: Callable[[], None],
         explain: Callable[[str], str] = str,
     ) -> None:
         self._name = name
         self._explain = explain
+        self._events = events
         self._housekeeper = housekeeper
         self._probe = probe
         self._lock = threading.RLock()  # a collection in here may come back
@@ -51,12 +56,20 @@ class Outage:
         self._failures = 0
         self._next_probe = 0.0
         self._timer: Timer | None = None
+        self._reached = False
         self._ended = False
+        # Set unless it is down and may come back by itself; changed under _lock:
+        self._settled = threading.Event()
+        self._settled.set()
 
-    def check(self) -> None:
-        """Raise :class:`~poolkit.BackendUnavailable` if the backend is down."""
-        if self.cause is not None:
-            raise self.error()
+    def wait(self, until: Deadline) -> bool:
+        """Wait until the backend is back, at most *until* then; return whether it can be reached.
+
+        Returns early when there is nothing to wait for: a cause that only a person can mend, or the end.
+        """
+        left = until.remaining()
+        self._settled.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
+        return self.cause is None and not self._ended
 
     def error(self) -> BackendUnavailable:
         """Return the error that says the backend is down, with its cause."""
@@ -78,35 +91,46 @@ class Outage:
         error.__cause__ = cause
         return error
 
-    def down(self, cause: BaseException, *, hopeless: bool = False) -> None:
+    def down(self, cause: BaseException, *, hopeless: bool = False) -> Callable[[], None]:
         """Note that the backend can't be reached, and plan the next probe."""
         with self._lock:
             if self._ended:
-                return
+                return _nothing
             self.cause = self._last_cause = cause
             self._hopeless = hopeless
             if hopeless:
                 self._next_probe = monotonic() + HOPELESS_PAUSE
-                return
+                self._settled.set()
+                return _nothing
+            self._settled.clear()
             if self._timer is not None:
-                return  # several may report the same outage; one probe is enough
+                return _nothing  # several may report the same outage; one probe is enough
             self._failures += 1
+            attempt = self._failures
             pause = min(LONGEST_PAUSE, FIRST_PROBE * 2.0 ** min(self._failures - 1, 10))
             pause = uniform(pause / 2, pause)
             self._next_probe = monotonic() + pause
             self._timer = self._housekeeper.after(pause, self._look)
+        return lambda: self._events.tell(Reconnecting, attempt=attempt, delay=pause, error=cause)
 
-    def up(self) -> None:
+    def up(self) -> Callable[[], None]:
         """Note that the backend was reached."""
+        if self._reached and self.cause is None:
+            return _nothing
         with self._lock:
+            news = not self._reached or self.cause is not None
+            self._reached = True
             self.cause = None
             self._hopeless = False
             self._failures = 0
+            self._settled.set()
+        return (lambda: self._events.tell(Ready)) if news else _nothing
 
     def end(self) -> None:
-        """Plan no more probes."""
+        """Plan no more probes, and let nobody wait for one."""
         with self._lock:
             self._ended = True
+            self._settled.set()
             timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -121,3 +145,7 @@ class Outage:
 
 def _one_line(cause: BaseException | None) -> str:
     return " ".join(str(cause).split()) or type(cause).__name__
+
+
+def _nothing() -> None:
+    """Tell nobody."""

@@ -18,7 +18,7 @@ import tenacity
 from . import checks
 from .deadline import Deadline
 from .errors import ConfigError, OutcomeUnknown
-from .events import Events, Retried
+from .events import Events, Failed, Retried
 from .stats import Tally
 
 ResultT = TypeVar("ResultT")
@@ -132,7 +132,7 @@ class RetryBudget:
 
 
 class Retrier:
-    """Runs operations of one pool, again where that is safe."""
+    """Runs the operations of one pool, again where that is safe, and counts them."""
 
     def __init__(
         self,
@@ -158,16 +158,26 @@ class Retrier:
         The attempt keeps ``try.phase`` up to date. Raises its last error;
         :class:`~poolkit.OutcomeUnknown` from it when it may have taken effect and must not be repeated.
         """
+        self._tally.mine().operations += 1
         state = Try()
         try:
-            result = attempt(state)
-        except Exception as error:  # noqa: BLE001 - classified, and raised again unless it is repeated
-            verdict = self._classify(error, state.phase)
-            if self._may_repeat(verdict, idempotent):
-                return self._again(attempt, error, verdict, idempotent, deadline)
-            self._raise(error, verdict, idempotent)
+            try:
+                result = attempt(state)
+            except Exception as error:  # noqa: BLE001 - classified, and raised again unless it is repeated
+                verdict = self._classify(error, state.phase)
+                if self._may_repeat(verdict, idempotent):
+                    return self._again(attempt, error, verdict, idempotent, deadline)
+                self._raise(error, verdict, idempotent)
+        except BaseException as error:
+            self.count_error(error)
+            raise
         self.budget.refund()
         return result
+
+    def count_error(self, error: BaseException) -> None:
+        """Count and tell an error that an operation ended with."""
+        self._tally.mine().errors += 1
+        self._events.tell(Failed, error=error)
 
     def _again(
         self,

@@ -85,7 +85,8 @@ class InTransaction:
                 "this block is already entered; ask the pool for another transaction"
             )
         # A connection that breaks at BEGIN has done nothing yet: another one will do.
-        return self._lifecycle.open().operation(self.begin, idempotent=False)
+        retrier = self._lifecycle.open().retrier
+        return retrier.call(self.begin, idempotent=False, deadline=ambient())
 
     def __exit__(
         self,
@@ -157,7 +158,7 @@ class InTransaction:
     def _count_error(self, error: BaseException) -> None:
         running = self._lifecycle.running
         if running is not None:
-            running.count_error(error)
+            running.retrier.count_error(error)
 
 
 def _commit(conn: PooledConnection, commit: Callable[[], object]) -> None:

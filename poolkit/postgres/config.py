@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field
 
 from ..core import checks
+from ..core.config import PoolConfig
 from ..core.errors import ConfigError
-from ..core.events import Listener
-from ..core.retry import RetryPolicy
 from .address import Address, parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostgresConfig:
+class PostgresConfig(PoolConfig):
     """Settings of a :class:`~poolkit.PostgresPool`. Times are in seconds.
 
     Checked when built; :class:`~poolkit.ConfigError` names what is wrong. Its ``repr`` shows no password.
@@ -51,54 +49,28 @@ class PostgresConfig:
     """
 
     conninfo: str = field(default="", repr=False)
-    name: str = ""
     min_size: int = 5
-    max_size: int = 20
-    acquire_timeout: float = 5.0
-    max_waiting: int = 1000
-    idle_timeout: float = 30.0
-    max_lifetime: float = 1800.0
     statement_timeout: float = 10.0
     slow_query: float = 1.0
-    leak_threshold: float = 60.0
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
     combine: bool = True
     pgbouncer: bool = False
-    listeners: Sequence[Listener] = field(default=(), repr=False)
 
     address: Address = field(init=False, repr=False, compare=False)
     """Where ``conninfo`` leads, parsed."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "address", parse(self.conninfo))
-        if not checks.text("name", self.name):
+        super().__post_init__()
+        if not self.name:
             object.__setattr__(self, "name", self.address.name)
         check_sizes(self.min_size, self.max_size)
-        checks.seconds("acquire_timeout", self.acquire_timeout, zero=False)
-        checks.count("max_waiting", self.max_waiting)
-        checks.seconds("idle_timeout", self.idle_timeout, zero=False)
-        checks.seconds("max_lifetime", self.max_lifetime, zero=False)
         checks.seconds("statement_timeout", self.statement_timeout)
         checks.seconds("slow_query", self.slow_query, forever=True)
-        checks.seconds("leak_threshold", self.leak_threshold, zero=False, forever=True)
-        if not isinstance(self.retry, RetryPolicy):
-            raise ConfigError(f"retry must be a RetryPolicy, not {checks.kind(self.retry)}")
         checks.flag("combine", self.combine)
         checks.flag("pgbouncer", self.pgbouncer)
-        object.__setattr__(self, "listeners", tuple(self.listeners))
-        for listener in self.listeners:
-            if not isinstance(listener, Listener):
-                raise ConfigError(
-                    f"listeners must be poolkit.Listener objects, not {checks.kind(listener)}"
-                )
 
     def __repr__(self) -> str:
-        shown = [f"address={self.address.name!r}"]
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.repr and value != _default(item):
-                shown.append(f"{item.name}={value!r}")
-        return f"PostgresConfig({', '.join(shown)})"
+        return self._describe(f"address={self.address.name!r}")
 
     @property
     def patience(self) -> float:
@@ -117,7 +89,3 @@ def check_sizes(min_size: object, max_size: object) -> tuple[int, int]:
             f"min_size ({least}) is more than max_size ({most}); lower the one or raise the other"
         )
     return least, most
-
-
-def _default(item: Field[object]) -> object:
-    return item.default if item.default_factory is MISSING else item.default_factory()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
@@ -13,13 +12,11 @@ from psycopg import IsolationLevel
 from psycopg.rows import RowFactory, TupleRow
 
 from ..core import checks
-from ..core.deadline import Deadline, ambient, deadline
+from ..core.config import config_from
+from ..core.deadline import ambient
 from ..core.errors import ConfigError
-from ..core.housekeeper import housekeeper
-from ..core.lease import Holder
-from ..core.lifecycle import Lifecycle
+from ..core.pool import Pool
 from ..core.retry import Phase, Try
-from ..core.stats import PoolStats, Tally
 from .blocks import Borrowed, InTransaction
 from .config import PostgresConfig, check_sizes
 from .running import Running
@@ -27,7 +24,7 @@ from .statements import shorten, takes_effect_in_parts
 
 if TYPE_CHECKING:
     from psycopg import sql
-    from typing_extensions import LiteralString, Self
+    from typing_extensions import LiteralString
 
     Query = LiteralString | sql.SQL | sql.Composed
     Params = Sequence[Any] | Mapping[str, Any]
@@ -37,11 +34,8 @@ logger = logging.getLogger("poolkit.postgres")
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
-HEALTH_TIMEOUT = 5.0
-"""Seconds a health check may take where no earlier deadline is in force."""
 
-
-class PostgresPool:
+class PostgresPool(Pool[PostgresConfig, Running]):
     """A thread-safe pool of PostgreSQL connections.
 
     Takes a conninfo, or a :class:`~poolkit.PostgresConfig`, or the config's fields as keywords. Opens itself
@@ -53,49 +47,11 @@ class PostgresPool:
     """
 
     def __init__(self, conninfo: str | PostgresConfig | None = None, /, **settings: Any) -> None:
-        if isinstance(conninfo, PostgresConfig):
-            if settings:
-                raise ConfigError(
-                    "give a PostgresConfig or its fields, not both; dataclasses.replace changes single fields"
-                )
-            self.config = conninfo
-        else:
-            if conninfo is not None:
-                if "conninfo" in settings:
-                    raise ConfigError("conninfo is given twice")
-                settings["conninfo"] = conninfo
-            self.config = checks.build(PostgresConfig, settings)
-        self._lifecycle: Lifecycle[Running] = Lifecycle(self.name, self._start)
-
-    def __repr__(self) -> str:
-        state = self._lifecycle.state
-        running = self._lifecycle.running
-        if running is None:
-            return f"<PostgresPool {self.name!r} {state}>"
-        return f"<PostgresPool {self.name!r} {state}: {running.lender.stats().summary()}>"
-
-    @property
-    def name(self) -> str:
-        """What the pool is called in logs, errors and metrics."""
-        return self.config.name
-
-    # -- open ----------------------------------------------------------------------------------------
-
-    def open(self) -> Self:
-        """Begin to connect, in the background. Not needed: the first use does it."""
-        self._lifecycle.open()
-        return self
-
-    def __enter__(self) -> Self:
-        return self.open()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        super().__init__(
+            config_from(PostgresConfig, "conninfo", conninfo, settings),
+            start=self._start,
+            ping=self._select_one,
+        )
 
     # -- use -----------------------------------------------------------------------------------------
 
@@ -258,7 +214,9 @@ class PostgresPool:
             block.commit(state)
             return result
 
-        return self._lifecycle.open().operation(attempt, idempotent=idempotent or read_only)
+        return self._lifecycle.open().retrier.call(
+            attempt, idempotent=idempotent or read_only, deadline=ambient()
+        )
 
     def resize(self, *, min_size: int, max_size: int) -> None:
         """Change how many connections are kept ready, and open at most."""
@@ -275,45 +233,13 @@ class PostgresPool:
         """Ask each idle connection whether it is alive, and replace those that are not."""
         self._lifecycle.open().supply.check()
 
-    # -- inspect -------------------------------------------------------------------------------------
-
-    def stats(self) -> PoolStats:
-        """Return the pool's state and counters as a frozen snapshot."""
-        running = self._lifecycle.running
-        if running is not None:
-            return running.lender.stats()
-        return PoolStats.of(
-            Tally(), name=self.name, max_size=self.config.max_size, in_use=0, waiting=0
-        )
-
-    def leases(self) -> list[Holder]:
-        """Return who holds connections now, the longest first."""
-        running = self._lifecycle.running
-        return running.lender.holders() if running is not None else []
-
-    def health_check(self) -> bool:
-        """Whether the server answers ``SELECT 1`` now. Never raises."""
-        try:
-            with deadline(HEALTH_TIMEOUT):
-                return self.query("SELECT 1", idempotent=True) == [(1,)]
-        except Exception as error:  # noqa: BLE001 - never raises, as promised
-            logger.warning("pool %r: health check failed: %s", self.name, error)
-            return False
-
-    # -- close ---------------------------------------------------------------------------------------
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Refuse new calls, wait up to *timeout* seconds for those under way, and close the connections.
-
-        A connection still lent after that is closed when it comes back; its holder is logged. Idempotent.
-        """
-        self._lifecycle.close(Deadline.after(checks.seconds("timeout", timeout, forever=True)))
-        housekeeper().join(1.0)
-
     # -- private -------------------------------------------------------------------------------------
 
     def _start(self) -> Running:
         return Running(self.config)
+
+    def _select_one(self) -> None:
+        self.query("SELECT 1", idempotent=True)
 
     def _statement(
         self,
@@ -343,7 +269,7 @@ class PostgresPool:
                 )
             return result
 
-        return running.operation(attempt, idempotent=idempotent)
+        return running.retrier.call(attempt, idempotent=idempotent, deadline=limit)
 
 
 def _isolation(level: IsolationLevel | None) -> IsolationLevel | None:

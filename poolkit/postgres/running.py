@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
 
-from ..core.deadline import Deadline, ambient
-from ..core.events import Closed, Events, Failed, Opened
+from ..core.deadline import Deadline
+from ..core.events import Closed, Events, Opened
 from ..core.housekeeper import Timer, housekeeper
-from ..core.lease import LeaseBook
+from ..core.lease import Holder, LeaseBook
 from ..core.lending import Lender
-from ..core.retry import Retrier, Try
-from ..core.stats import Tally
+from ..core.retry import Retrier
+from ..core.stats import PoolStats, Tally
 from .config import PostgresConfig
 from .connection import PooledConnection
 from .failures import classify
 from .supply import Supply
 
 logger = logging.getLogger("poolkit.postgres")
-
-ResultT = TypeVar("ResultT")
 
 SWEEP = 1.0
 """Seconds between looks at idle connections and at leases nobody can return."""
@@ -59,19 +55,13 @@ class Running:
         self._sweeper: Timer = housekeeper().every(SWEEP, self.sweep)
         self._held = 0
 
-    def operation(self, attempt: Callable[[Try], ResultT], *, idempotent: bool) -> ResultT:
-        """Return what *attempt* returns, tried again where that is safe, and counted."""
-        self.tally.mine().operations += 1
-        try:
-            return self.retrier.call(attempt, idempotent=idempotent, deadline=ambient())
-        except BaseException as error:
-            self.count_error(error)
-            raise
+    def stats(self) -> PoolStats:
+        """Return the pool's state and counters."""
+        return self.lender.stats()
 
-    def count_error(self, error: BaseException) -> None:
-        """Count and tell an error that an operation ended with."""
-        self.tally.mine().errors += 1
-        self.events.tell(Failed, error=error)
+    def holders(self) -> list[Holder]:
+        """Return who holds connections now, the longest first."""
+        return self.lender.holders()
 
     def sweep(self) -> None:
         """Take back what nobody can return, and look at the idle connections."""

@@ -37,7 +37,11 @@ class Supply:
     ) -> None:
         self.name = config.name
         self.outage = Outage(
-            config.name, housekeeper(), probe=self._probe, explain=config.address.explain
+            config.name,
+            housekeeper(),
+            events=events,
+            probe=self._probe,
+            explain=config.address.explain,
         )
         self.turn_away: Callable[[Callable[[], BaseException]], None] = _nobody_waits
         """Fails those who wait for a connection; set by whoever lends."""
@@ -156,14 +160,16 @@ class Supply:
     def _proven(self, generation: Generation) -> None:
         """Use *generation* from now on: it has reached the server."""
         with self._lock:
-            if generation is not self._candidate:
+            if generation is self._candidate:
+                self._candidate = None
+                self._current = generation
+            elif generation is not self._current:
                 return
-            self._candidate = None
-            self._current = generation
             sizes = self._sizes
-            if generation.failure is None:
-                self.outage.up()
+            tell = self.outage.up() if generation.failure is None else None
         generation.resize(*sizes)
+        if tell is not None:
+            tell()
 
     def _failed(self, generation: Generation, cause: BaseException, hopeless: bool) -> None:
         """Give up *generation*, and with it everybody who waits for one of its connections."""
@@ -174,12 +180,15 @@ class Supply:
         with self._lock:
             if generation is self._candidate:
                 self._candidate = None
-            self.outage.down(cause, hopeless=hopeless)  # only now may the next probe be planned
+            tell = self.outage.down(
+                cause, hopeless=hopeless
+            )  # only now may the next probe be planned
             self._closers = [thread for thread in self._closers if thread.is_alive()]
             self._closers.append(closer)
         closer.start()
         self.turn_away(self.outage.error)
         self._events.tell(Failed, error=cause)
+        tell()
 
 
 def _nobody_waits(error: Callable[[], BaseException]) -> None:

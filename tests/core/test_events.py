@@ -16,6 +16,8 @@ from poolkit.core.events import (
     Failed,
     Leaked,
     Opened,
+    Ready,
+    Reconnecting,
     Released,
     Removed,
     Retried,
@@ -27,6 +29,8 @@ from .support import together
 DETAILS = {
     "opened": (Opened, {}),
     "connected": (Connected, {"seconds": 0.1}),
+    "ready": (Ready, {}),
+    "reconnecting": (Reconnecting, {"attempt": 1, "delay": 0.1, "error": OSError()}),
     "acquired": (Acquired, {"holder": None, "waited": 0.0}),
     "released": (Released, {"holder": None, "used": 0.0}),
     "removed": (Removed, {"reason": "too old"}),

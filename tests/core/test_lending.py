@@ -96,7 +96,7 @@ class Pool:
         self.probes = 0
         self.housekeeper = Housekeeper()
         self.events = Events("db", listeners)
-        self.outage = Outage("db", self.housekeeper, probe=self.probe)
+        self.outage = Outage("db", self.housekeeper, events=self.events, probe=self.probe)
         self.lender = Lender(
             "db",
             max_size=size,

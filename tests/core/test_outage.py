@@ -8,6 +8,7 @@ import pytest
 
 from poolkit import BackendUnavailable
 from poolkit.core import outage as outage_module
+from poolkit.core.events import Events
 from poolkit.core.housekeeper import Housekeeper
 from poolkit.core.outage import FIRST_PROBE, LONGEST_PAUSE, Outage
 
@@ -55,7 +56,7 @@ class Scene:
     def __init__(self, **options):
         self.probes = 0
         self.clock = Clockwork()
-        self.outage = Outage("db", self.clock, probe=self.probe, **options)
+        self.outage = Outage("db", self.clock, events=Events("db", ()), probe=self.probe, **options)
 
     def probe(self):
         self.probes += 1
@@ -71,8 +72,6 @@ CAUSE = OSError("connection refused")
 
 
 def test_as_long_as_nothing_fails_nothing_is_said_or_planned(scene):
-    scene.outage.check()
-
     assert scene.outage.cause is None
     assert scene.clock.all == []
 
@@ -80,10 +79,8 @@ def test_as_long_as_nothing_fails_nothing_is_said_or_planned(scene):
 def test_a_failure_is_told_to_everybody_at_once_with_its_cause(scene):
     scene.outage.down(CAUSE)
 
-    with pytest.raises(BackendUnavailable) as caught:
-        scene.outage.check()
-
-    error = caught.value
+    error = scene.outage.error()
+    assert isinstance(error, BackendUnavailable)
     assert error.__cause__ is CAUSE is scene.outage.cause
     assert str(error) == "pool 'db': the backend can't be reached: connection refused"
     assert 0 <= error.retry_after <= FIRST_PROBE
@@ -139,7 +136,7 @@ def test_once_it_is_up_nobody_is_told_and_nothing_is_probed(scene):
     scene.outage.down(CAUSE)
     scene.outage.up()
 
-    scene.outage.check()
+    assert scene.outage.cause is None
     for timer in scene.clock.pending:
         timer.fire()
     assert scene.probes == 0
@@ -211,7 +208,7 @@ def test_a_hopeless_cause_is_looked_at_again_for_a_caller_but_not_for_each(scene
 def test_a_mended_hopeless_cause_is_forgotten(scene):
     scene.outage.down(OSError("wrong password"), hopeless=True)
     scene.outage.up()
-    scene.outage.check()
+    assert scene.outage.cause is None
 
     scene.outage.down(CAUSE)
 
@@ -242,7 +239,7 @@ def test_a_backend_that_comes_back_is_found_with_real_timers():
 
     class Backend:
         def __init__(self):
-            self.outage = Outage("db", Housekeeper(), probe=self.probe)
+            self.outage = Outage("db", Housekeeper(), events=Events("db", ()), probe=self.probe)
 
         def probe(self):
             if answers.pop(0):

@@ -1,0 +1,102 @@
+"""What all pools can do, whatever they lend: open, be looked at, close."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from . import checks
+from .config import PoolConfig
+from .deadline import Deadline, deadline
+from .housekeeper import housekeeper
+from .lease import Holder
+from .lifecycle import Lifecycle, Running
+from .stats import PoolStats, Tally
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger("poolkit")
+
+ConfigT = TypeVar("ConfigT", bound=PoolConfig)
+RunningT = TypeVar("RunningT", bound=Running)
+
+HEALTH_TIMEOUT = 5.0
+"""Seconds a health check may take where no earlier deadline is in force."""
+
+
+class Pool(Generic[ConfigT, RunningT]):
+    """What all pools can do; each adds how its connections are used.
+
+    *start* makes what runs in one process; *ping* asks the backend for a sign of life and raises if
+    there is none.
+    """
+
+    def __init__(
+        self, config: ConfigT, *, start: Callable[[], RunningT], ping: Callable[[], object]
+    ) -> None:
+        self.config = config
+        self._ping = ping
+        self._lifecycle: Lifecycle[RunningT] = Lifecycle(config.name, start)
+
+    def __repr__(self) -> str:
+        state = self._lifecycle.state
+        running = self._lifecycle.running
+        if running is None:
+            return f"<{type(self).__name__} {self.name!r} {state}>"
+        return f"<{type(self).__name__} {self.name!r} {state}: {running.stats().summary()}>"
+
+    @property
+    def name(self) -> str:
+        """What the pool is called in logs, errors and metrics."""
+        return self.config.name
+
+    def open(self) -> Self:
+        """Get ready to lend connections. Not needed: the first use does it."""
+        self._lifecycle.open()
+        return self
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def stats(self) -> PoolStats:
+        """Return the pool's state and counters as a frozen snapshot."""
+        running = self._lifecycle.running
+        if running is not None:
+            return running.stats()
+        return PoolStats.of(
+            Tally(), name=self.name, max_size=self.config.max_size, in_use=0, waiting=0
+        )
+
+    def leases(self) -> list[Holder]:
+        """Return who holds connections now, the longest first."""
+        running = self._lifecycle.running
+        return running.holders() if running is not None else []
+
+    def health_check(self) -> bool:
+        """Whether the backend gives a sign of life now, within five seconds. Never raises."""
+        try:
+            with deadline(HEALTH_TIMEOUT):
+                self._ping()
+        except Exception as error:  # noqa: BLE001 - never raises, as promised
+            logger.warning("pool %r: health check failed: %s", self.name, error)
+            return False
+        return True
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse new calls, wait up to *timeout* seconds for those under way, and close the connections.
+
+        A connection still lent after that is closed when it comes back; its holder is logged. Idempotent.
+        """
+        self._lifecycle.close(Deadline.after(checks.seconds("timeout", timeout, forever=True)))
+        housekeeper().join(1.0)
