@@ -1,4 +1,4 @@
-"""Connection pools for threaded Python servers; PostgreSQL so far.
+"""Connection pools for threaded Python servers; PostgreSQL and Redis so far.
 
 ``import poolkit`` loads no driver; each name is imported when it is first used.
 """
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .core.stats import PoolStats as PoolStats
     from .postgres.config import PostgresConfig as PostgresConfig
     from .postgres.pool import PostgresPool as PostgresPool
+    from .redis.config import RedisConfig as RedisConfig
+    from .redis.pool import RedisPool as RedisPool
 
 __version__ = "0.1.0"
 
@@ -55,6 +57,8 @@ _HOMES = {
     "PoolStats": ".core.stats",
     "PostgresConfig": ".postgres.config",
     "PostgresPool": ".postgres.pool",
+    "RedisConfig": ".redis.config",
+    "RedisPool": ".redis.pool",
 }
 _SUBMODULES = {"embedded", "errors"}
 

@@ -34,13 +34,19 @@ def seconds(field: str, value: object, *, zero: bool = True, forever: bool = Fal
     return number
 
 
-def count(field: str, value: object, *, at_least: int = 0) -> int:
-    """Return *value* as a whole number of at least *at_least*, or raise :class:`ConfigError`."""
+def integer(field: str, value: object) -> int:
+    """Return *value* as a whole number, or raise :class:`ConfigError`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{field} must be a whole number, not {kind(value)}")
-    if value < at_least:
-        raise ConfigError(f"{field} must be {at_least} or more, not {value}")
     return value
+
+
+def count(field: str, value: object, *, at_least: int = 0) -> int:
+    """Return *value* as a whole number of at least *at_least*, or raise :class:`ConfigError`."""
+    number = integer(field, value)
+    if number < at_least:
+        raise ConfigError(f"{field} must be {at_least} or more, not {number}")
+    return number
 
 
 def flag(field: str, value: object) -> bool:

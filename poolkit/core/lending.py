@@ -199,6 +199,11 @@ class Lender(Generic[ResourceT]):
         )
 
     @property
+    def stopping(self) -> bool:
+        """Whether the pool is closed, or about to be."""
+        return self._stopping.is_set()
+
+    @property
     def waiting(self) -> int:
         """How many threads wait, for a connection or for the backend."""
         return self.gate.waiting + len(self._queue)

@@ -1,0 +1,1 @@
+"""RedisPool and what it is made of."""

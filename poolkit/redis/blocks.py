@@ -1,0 +1,52 @@
+"""The block in which the caller's own code has one connection: ``with cache.connection()``."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from ..core.deadline import ambient
+from ..core.lease import Lease
+from ..core.lifecycle import Lifecycle
+from .client import HeldClient, hold
+from .commands import Argument
+from .connection import PooledConnection
+from .node import Node
+from .running import Running
+
+
+class Borrowed:
+    """A connection for the length of a ``with`` block; see :meth:`RedisPool.connection`."""
+
+    __slots__ = ("_client", "_conn", "_key", "_lease", "_lifecycle", "_node", "_template")
+
+    _client: HeldClient
+    _lease: Lease[PooledConnection]
+    _node: Node
+
+    def __init__(
+        self, lifecycle: Lifecycle[Running], template: HeldClient, key: Argument | None
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._template = template
+        self._key = key
+        self._conn: PooledConnection | None = None
+
+    def __enter__(self) -> HeldClient:
+        if self._conn is not None:
+            raise RuntimeError("this block is already entered; ask the pool for another connection")
+        topology = self._lifecycle.open().topology
+        self._node = topology.node_for(self._key, ambient())
+        self._lease, self._conn = self._node.lender.lend(ambient())
+        self._client = hold(self._template, self._conn)
+        return self._client
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            self._client.connection_pool.conn = None
+            self._node.lender.take_back(self._lease, conn)

@@ -1,0 +1,327 @@
+"""Which node of a cluster a command goes to: by the slot of its key, as the nodes themselves tell it.
+
+The rules are those of the Redis cluster specification: 16,384 slots, MOVED for a slot that has moved, ASK for
+one that is moving.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, MovedError
+
+from ..core.deadline import Deadline
+from ..core.errors import BackendUnavailable, PoolClosed
+from ..core.events import Events
+from ..core.housekeeper import housekeeper
+from ..core.outage import Outage
+from ..core.retry import Phase, Try
+from ..core.stats import Tally
+from .address import Server
+from .commands import ASKING, Argument, Command, Traits
+from .config import RedisConfig
+from .dial import ask
+from .failures import classify
+from .node import Node
+
+logger = logging.getLogger("poolkit.redis")
+
+SLOTS = 16384
+REDIRECTS = 8
+"""How often a command follows MOVED and ASK before it gives up: more means that the nodes disagree."""
+
+ASK_TIMEOUT = 2.0
+"""Seconds that one node may take to say what it knows of the cluster, before the next one is asked."""
+
+SlotMap = list[tuple[int, int, Server]]
+"""The first and the last slot of a range, and the master that serves it."""
+
+
+class Cluster:
+    """The masters of a cluster, and their slots."""
+
+    def __init__(self, config: RedisConfig, *, tally: Tally, events: Events) -> None:
+        self._config = config
+        self._tally = tally
+        self._events = events
+        self._outage = Outage(config.name, housekeeper(), events=events, probe=self.look_soon)
+        self._lock = threading.RLock()  # a collection in here may come back
+        # Replaced as a whole under _lock, read without it:
+        self._slots: list[Node | None] = []
+        # Guarded by _lock:
+        self._nodes: dict[Server, Node] = {}
+        self._retired: weakref.WeakSet[Node] = weakref.WeakSet()
+        self._looking: threading.Thread | None = None
+        self._look_again = False
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self._config.name!r} of {len(self._nodes)} masters>"
+
+    # -- use -----------------------------------------------------------------------------------------
+
+    def command(
+        self,
+        args: Sequence[Argument],
+        traits: Traits,
+        *,
+        decode: bool,
+        state: Try,
+        deadline: Deadline,
+    ) -> Any:
+        """Send one command to the node that has its key, and return its reply."""
+        key = traits.first_key(args)
+        for _ in range(REDIRECTS):
+            node = self.node_for(key, deadline)
+            try:
+                return node.command(args, traits, decode=decode, state=state, deadline=deadline)
+            except AskError as error:  # MOVED too
+                if not isinstance(error, MovedError):
+                    return self._ask(error, node, (args, traits), state, deadline)
+                self._moved(error, node)
+            except BackendUnavailable:
+                state.phase = Phase.CONNECTING
+                if not node.retired or self._ended:
+                    raise
+            except ClusterDownError:
+                self.look_soon()
+                raise
+        raise ClusterDownError("the nodes of the cluster do not agree where this key is")
+
+    def batch(self, commands: Sequence[Command], *, state: Try, deadline: Deadline) -> list[Any]:
+        """Send *commands* in one round trip a node, and return their replies in order.
+
+        Those whose slot has moved, or is moving, are sent again one by one.
+        """
+        replies: list[Any] = [None] * len(commands)
+        shares: dict[Node, list[int]] = {}
+        for position, (args, traits) in enumerate(commands):
+            node = self.node_for(traits.first_key(args), deadline)
+            shares.setdefault(node, []).append(position)
+        done = False
+        for node, positions in shares.items():
+            try:
+                found = node.batch(
+                    [commands[at] for at in positions], state=state, deadline=deadline
+                )
+            except BackendUnavailable:
+                if done or not node.retired or self._ended:
+                    raise
+                state.phase = Phase.CONNECTING
+                return self.batch(commands, state=state, deadline=deadline)
+            done = True
+            for at, reply in zip(positions, found, strict=True):
+                replies[at] = reply
+        for at, reply in enumerate(replies):
+            if isinstance(reply, AskError):
+                args, traits = commands[at]
+                try:
+                    replies[at] = self.command(
+                        args, traits, decode=True, state=state, deadline=deadline
+                    )
+                except redis.ResponseError as error:
+                    replies[at] = error
+        return replies
+
+    def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
+        """Return the node that has *key*; for None, any."""
+        slots = self._slots or self._learn(deadline)
+        if key is None:
+            node = random.choice([*self._nodes.values()])
+        else:
+            found = slots[slot_of(key)]
+            if found is None:
+                self.look_soon()
+                raise ClusterDownError("no node serves the slot of this key")
+            node = found
+        return node
+
+    # -- look ----------------------------------------------------------------------------------------
+
+    def look_soon(self) -> None:
+        """Ask the nodes anew where the slots are, in the background; once for many who want that."""
+        with self._lock:
+            self._look_again = True
+            if self._looking is not None or self._ended:
+                return
+            thread = threading.Thread(
+                target=self._look, name=f"poolkit-topology-{self._config.name}", daemon=True
+            )
+            self._looking = thread
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads to be had
+            with self._lock:
+                self._looking = None
+            self._outage.down(error)()
+
+    def nodes(self) -> list[Node]:
+        """Return the masters, and former ones whose connections are still lent."""
+        with self._lock:
+            return [
+                *self._nodes.values(),
+                *(node for node in self._retired if len(node.lender.book)),
+            ]
+
+    def sweep(self) -> None:
+        """Look after the nodes."""
+        for node in self.nodes():
+            node.sweep()
+
+    def end(self) -> None:
+        """Look for no more nodes."""
+        with self._lock:
+            self._ended = True
+            thread = self._looking
+        self._outage.end()
+        if thread is not None:
+            thread.join(ASK_TIMEOUT + 1.0)
+
+    # -- private -------------------------------------------------------------------------------------
+
+    def _ask(
+        self, error: AskError, node: Node, command: Command, state: Try, deadline: Deadline
+    ) -> Any:
+        """Send one command where its slot is moving to, this time only."""
+        there = self._node_at(_server_of(error, node))
+        replies = there.batch([(("ASKING",), ASKING), command], state=state, deadline=deadline)
+        if isinstance(replies[1], redis.RedisError):
+            raise replies[1]
+        return replies[1]
+
+    def _moved(self, error: MovedError, node: Node) -> None:
+        """Believe the node that a slot is elsewhere, and have all of them asked."""
+        there = self._node_at(_server_of(error, node))
+        with self._lock:
+            slots = list(self._slots)
+            slots[error.slot_id] = there
+            self._slots = slots
+        self.look_soon()
+
+    def _node_at(self, server: Server) -> Node:
+        with self._lock:
+            if self._ended:
+                raise PoolClosed(f"pool {self._config.name!r} is closed; make a new one")
+            return self._node_at_locked(server)
+
+    def _node_at_locked(self, server: Server) -> Node:
+        node = self._nodes.get(server)
+        if node is None:
+            node = self._nodes[server] = Node(
+                f"{self._config.name} {server}",
+                self._config,
+                tally=self._tally,
+                events=self._events,
+                locate=lambda _: server,
+                lost=self.look_soon,
+            )
+        return node
+
+    def _learn(self, deadline: Deadline) -> list[Node | None]:
+        """Wait until it is known where the slots are."""
+        until = Deadline.after(self._config.acquire_timeout).earlier(deadline)
+        patient = self._config.offline_queue
+        self.look_soon()
+        with self._lock:
+            thread = self._looking
+        if thread is not None:
+            thread.join(max(0.0, min(until.remaining(), threading.TIMEOUT_MAX)))
+        while not self._slots:
+            if self._ended:
+                raise PoolClosed(f"pool {self._config.name!r} is closed; make a new one")
+            if patient and not until.expired and self._outage.wait(until):
+                continue
+            if deadline.expired:
+                raise deadline.exceeded(f"pool {self._config.name!r}", stage="connecting")
+            raise self._outage.error()
+        return self._slots
+
+    def _look(self) -> None:
+        while True:
+            with self._lock:
+                self._look_again = False
+            try:
+                self._apply(self._ask_anybody())
+                tell = self._outage.up()
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing was learnt
+                tell = self._outage.down(error, hopeless=classify(error, Phase.CONNECTING).hopeless)
+            tell()
+            with self._lock:
+                if not self._look_again or self._ended:
+                    self._looking = None
+                    return
+
+    def _ask_anybody(self) -> SlotMap:
+        with self._lock:
+            known = [server for server, node in self._nodes.items() if node.outage.cause is None]
+            rest = [
+                server for server in (*self._nodes, *self._config.servers) if server not in known
+            ]
+        random.shuffle(known)
+        last: Exception | None = None
+        for server in dict.fromkeys((*known, *rest)):
+            if self._ended:
+                break
+            try:
+                reply = ask(
+                    server,
+                    self._config,
+                    ("CLUSTER", "SLOTS"),
+                    until=Deadline.after(ASK_TIMEOUT),
+                    timeout=ASK_TIMEOUT,
+                )
+            except Exception as error:  # noqa: BLE001 - the next one may know
+                last = error
+                continue
+            ranges = _parse(reply, server)
+            if ranges:
+                return ranges
+            last = ClusterDownError(f"{server} knows of no slots: the cluster is not made yet")
+        raise last or ClusterDownError("no node of the cluster can be asked")
+
+    def _apply(self, ranges: SlotMap) -> None:
+        """Use what was learnt; masters that have no slots any more are let go."""
+        with self._lock:
+            if self._ended:
+                return
+            slots: list[Node | None] = [None] * SLOTS
+            for first, last, server in ranges:
+                slots[first : last + 1] = [self._node_at_locked(server)] * (last - first + 1)
+            self._slots = slots
+            serving = {server for _, _, server in ranges}
+            idle = [self._nodes.pop(server) for server in [*self._nodes] if server not in serving]
+            self._retired.update(idle)
+        for node in idle:
+            logger.info("pool %r: %r has no slots any more", self._config.name, node.name)
+            node.retire()
+
+
+def slot_of(key: Argument) -> int:
+    """Return the slot of *key*: of the part in braces, if it has one."""
+    raw = key if isinstance(key, bytes) else str(key).encode()
+    return key_slot(bytes(key) if isinstance(key, (bytearray, memoryview)) else raw)
+
+
+def _server_of(error: AskError, node: Node) -> Server:
+    """Return where the redirection leads; without a host, to that of the node that sent it."""
+    host = error.host
+    if not host and node.server is not None:
+        host = node.server.host
+    return Server(host, error.port)
+
+
+def _parse(reply: Any, asked: Server) -> SlotMap:
+    """Return what ``CLUSTER SLOTS`` answered: ``[first, last, [host, port, …master], …replicas]`` each."""
+    ranges = []
+    for first, last, master, *_ in reply:
+        host, port = master[0], master[1]
+        host = host.decode() if isinstance(host, bytes) else host
+        ranges.append((int(first), int(last), Server(host or asked.host, int(port))))
+    return ranges

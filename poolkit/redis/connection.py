@@ -1,0 +1,387 @@
+"""redis-py's connections, that keep to the deadline, know what they are still owed, and never come back dirty.
+
+Everything redis-py does goes through here too: its client's commands, pipelines, transactions and pub/sub.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import redis
+from redis.connection import AbstractConnection
+from redis.utils import SENTINEL, str_if_bytes
+
+from ..core.deadline import NEVER, Deadline, ambient
+from ..core.errors import DeadlineOutcomeUnknown
+from ..core.lease import Lease
+from .commands import Argument, Command, Session, Traits, traits_of
+from .failures import NotSent
+from .wire import PlainWire, TlsWire, Wire
+
+if TYPE_CHECKING:
+    from .node import Node
+
+_NOT_GIVEN: Any = SENTINEL
+
+LIBRARY = "redis-py(poolkit)"
+"""What the server's ``CLIENT LIST`` calls us."""
+
+
+class PooledConnection(AbstractConnection):
+    """One connection, to be mixed with redis-py's class for its kind of socket."""
+
+    lease: Lease[Any] | None = None
+    node: Node
+
+    born = 0.0
+    """When it was opened, on the monotonic clock."""
+    dies = 0.0
+    """When it has reached its lifetime."""
+    last_used = 0.0
+    """When it was last put back."""
+    command_timeout = 5.0
+    """Seconds that the answer to a command may take."""
+    connect_until = 0.0
+    """When an attempt to connect, with its handshake, has to be done."""
+    ready_check = True
+    """Whether to ask, while connecting, if the server has loaded its data."""
+
+    wants_master = False
+    """Whether to refuse a server that says it is a replica, while connecting."""
+
+    _wire: Wire
+    _sock: Any
+    _owed = 0  # replies that were asked for and not read
+    _packed: Sequence[Sequence[Any]] = ()  # commands that redis-py has packed, but not sent yet
+    _doubtful = False  # whether one of the commands whose replies are owed must not be repeated
+    _watching = False
+    _in_transaction = False
+    _changed = False  # not like a new one any more: it must not be lent again
+    _strangers = False  # this process is a fork of the one that opened it
+
+    # -- open ----------------------------------------------------------------------------------------
+
+    def open(self, until: Deadline, timeout: float) -> None:
+        """Connect within *timeout* seconds, or until the deadline: two round trips, TLS apart."""
+        self.connect_until = min(until.at, monotonic() + timeout)
+        self.connect()
+        self.born = self.last_used = monotonic()
+
+    @property
+    def socket_connect_timeout(self) -> float:
+        """Seconds left to connect; redis-py asks for each address that the host name has."""
+        return max(0.001, self.connect_until - monotonic())
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float | None) -> None:
+        """Do nothing: redis-py's maintenance handling would relax it."""
+
+    def connect(self) -> None:
+        """Connect if that is not done yet, with no retries: these are the pool's."""
+        if self._strangers:
+            raise redis.ConnectionError(
+                "this connection belongs to the process that forked this one; take another from the pool"
+            )
+        if self._sock is None:
+            if (
+                self.connect_until <= monotonic()
+            ):  # it was lost, and redis-py's pub/sub opens it anew
+                self.connect_until = min(ambient().at, monotonic() + self.command_timeout)
+            self._owed, self._packed = 0, ()
+            self._watching = self._in_transaction = False
+            self.connect_check_health(check_health=False, retry_socket_connect=False)
+
+    def _connect(self) -> Wire:
+        kind = TlsWire if isinstance(self, redis.SSLConnection) else PlainWire
+        self._wire = kind(super()._connect())  # type: ignore[safe-super]
+        self._wire.until = self.connect_until
+        return self._wire
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: ARG002
+        """Greet, log in, name ourselves, select the database and look if it is loaded, in one round trip."""
+        self._reset_himport_state()
+        self._parser.on_connect(self)
+        greeting: list[tuple[Any, ...]] = [("HELLO", self.protocol, *self._credentials())]
+        if self.client_name:
+            greeting.append(("CLIENT", "SETNAME", self.client_name))
+        if self.db:
+            greeting.append(("SELECT", self.db))
+        if self.ready_check:
+            greeting.append(("PING",))
+        if self.wants_master:
+            greeting.append(("ROLE",))
+        needed = len(greeting)
+        greeting.append(("CLIENT", "SETINFO", "LIB-NAME", LIBRARY))
+        greeting.append(("CLIENT", "SETINFO", "LIB-VER", redis.__version__))
+        for piece in AbstractConnection.pack_commands(self, greeting):
+            self._wire.sendall(piece)
+        failure: Exception | None = None
+        for number in range(len(greeting)):
+            try:
+                reply = AbstractConnection.read_response(self, disconnect_on_error=False)
+            except (redis.ConnectionError, redis.ResponseError) as error:
+                if number < needed and failure is None:
+                    failure = error
+                if type(error) is redis.ConnectionError or self._sock is None:
+                    break  # nothing more will come
+            else:
+                if number == 0:
+                    self.handshake_metadata = reply
+                elif greeting[number] == ("ROLE",) and str_if_bytes(reply[0]) != "master":
+                    failure = failure or redis.ConnectionError(
+                        "this server is not the master any more"
+                    )
+        if failure is not None:
+            raise failure
+        self._changed = False
+        self.activate_maint_notifications_handling_if_enabled(check_health=False)
+
+    def _credentials(self) -> tuple[Any, ...]:
+        if self.credential_provider is not None:
+            given = tuple(self.credential_provider.get_credentials())
+        elif self.password or self.username:
+            given = (self.username or "default", self.password or "")
+        else:
+            return ()
+        return ("AUTH", *(given if len(given) == 2 else ("default", *given)))
+
+    # -- use -----------------------------------------------------------------------------------------
+
+    def command(
+        self,
+        args: Sequence[Argument],
+        traits: Traits,
+        *,
+        decode: bool = True,
+        until: Deadline = NEVER,
+    ) -> Any:
+        """Send one command and return its reply, *until* then at the latest."""
+        self.send(args, traits, until)
+        return self.read_response(disable_decoding=not decode)
+
+    def batch(self, commands: Sequence[Command]) -> list[Any]:
+        """Send *commands* in one round trip, and return their replies; an error of the server is one too."""
+        packed = AbstractConnection.pack_commands(self, [args for args, _ in commands])
+        for args, traits in commands:
+            self._begin(args, traits)
+        self._transmit(packed)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(self.read_response())
+            except redis.ResponseError as error:
+                replies.append(error)
+            except redis.BusyLoadingError as error:
+                if any(not isinstance(reply, redis.RedisError) for reply in replies):
+                    raise redis.ConnectionError(
+                        f"lost in the middle of a pipeline: {error}"
+                    ) from error
+                raise
+        return replies
+
+    def send(self, args: Sequence[Argument], traits: Traits, until: Deadline = NEVER) -> None:
+        """Send one command; its reply is owed then."""
+        packed = self._command_packer.pack(*args)
+        self._begin(args, traits, until)
+        self._transmit(packed)
+
+    def send_command(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Send one command, for redis-py."""
+        self.send(args, traits_of(args))
+
+    def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Pack commands that :meth:`send_packed_command` is to send next."""
+        self._packed = list(commands)
+        packed: list[Any] = AbstractConnection.pack_commands(self, self._packed)
+        return packed
+
+    def pack_command(self, *args: Any) -> Any:
+        """Pack a command that :meth:`send_packed_command` is to send next."""
+        self._packed = [args]
+        return self._command_packer.pack(*args)
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: ARG002
+        """Send what was packed last."""
+        packed, self._packed = self._packed, ()
+        if not packed:
+            self._changed = True  # nobody knows what this is
+        for args in packed:
+            self._begin(args, traits_of(args))
+        self._transmit([command] if isinstance(command, (str, bytes)) else command)
+
+    def read_response(
+        self,
+        disable_decoding: bool = False,
+        *,
+        timeout: Any = _NOT_GIVEN,
+        disconnect_on_error: bool = True,
+        push_request: bool = False,
+    ) -> Any:
+        """Read one reply. Raises what the server answered, :class:`~poolkit.DeadlineExceeded`, or redis-py's errors."""
+        options: dict[str, Any] = {"disable_decoding": disable_decoding}
+        if push_request:
+            options["push_request"] = True
+        if timeout is not _NOT_GIVEN:
+            # Waiting for messages, not for the answer to a command.
+            self._wire.until = ambient().at
+            options["timeout"] = timeout
+        try:
+            reply = self._parser.read_response(**options)
+        except BaseException as error:  # noqa: BLE001 - raised again
+            if disconnect_on_error:
+                self.disconnect()
+            self._raise(error)
+        self._owed -= 1
+        if isinstance(reply, redis.ResponseError):
+            raise reply
+        return reply
+
+    # -- come back -----------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is like a new one: nothing owed, nothing left to read, nothing changed."""
+        return (
+            self._sock is not None
+            and self._owed == 0
+            and not (self._changed or self._watching or self._in_transaction)
+            and not self._has_unread()
+            and not self.should_reconnect()
+        )
+
+    def hung_up(self) -> bool:
+        """Whether the connection has ended, even if it is lent. No round trip."""
+        sock = self._sock
+        if sock is None:
+            return True
+        poller = select.poll()
+        try:
+            poller.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+            return bool(poller.poll(0))
+        except (OSError, ValueError):
+            return True  # closed meanwhile
+
+    def is_quiet(self) -> bool:
+        """Whether nothing came while nothing was asked for: neither data nor the end. No round trip."""
+        if self._sock is None or self._has_unread():
+            return False
+        poller = select.poll()
+        poller.register(self._sock.fileno(), select.POLLIN)
+        return not poller.poll(0)
+
+    def answers(self, until: Deadline, timeout: float) -> bool:
+        """Whether the server answers a PING within *timeout* seconds. One round trip."""
+        try:
+            self.command(
+                ("PING",), traits_of(("PING",)), until=Deadline.after(timeout).earlier(until)
+            )
+        except Exception:  # noqa: BLE001 - whatever it is, it is not an answer
+            return False
+        return True
+
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's socket without a word to the server."""
+        self._strangers = True
+        self.lease = None
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+    def __del__(self) -> None:
+        if self.lease is not None and not self._strangers:
+            self.node.forgotten(self.lease, self)  # it lives on there until it is reclaimed
+        else:
+            super().__del__()
+
+    # -- private -------------------------------------------------------------------------------------
+
+    def _begin(self, args: Sequence[Any], traits: Traits, until: Deadline = NEVER) -> None:
+        """Note what a command that is about to be sent asks for, and by when it has to be answered."""
+        if self._sock is None:
+            raise redis.ConnectionError("the connection was lost")
+        now = monotonic()
+        limit = ambient()
+        if limit.at <= now:
+            raise limit.exceeded("Redis", stage="running")
+        self._wire.until = min(until.at, limit.at, now + self.command_timeout + traits.blocks(args))
+        self._doubtful = (self._owed > 0 and self._doubtful) or not traits.repeatable(args)
+        self._owed += 1
+        session = traits.session
+        if session is not Session.KEEPS:
+            self._note(session)
+
+    def _note(self, session: Session) -> None:
+        if session is Session.CHANGES:
+            self._changed = True
+        elif session is Session.WATCHES:
+            self._watching = True
+        elif session is Session.OPENS:
+            self._in_transaction = True
+        else:
+            self._watching = self._in_transaction = False
+
+    def _transmit(self, packed: Iterable[Any]) -> None:
+        try:
+            for piece in packed:
+                self._wire.sendall(piece)
+        except BaseException as error:
+            self.disconnect()
+            if self._owed == 1:
+                # The server can't have run a command whose end it never got.
+                self._doubtful = False
+                if isinstance(error, OSError) and not ambient().expired:
+                    raise NotSent(
+                        f"the connection to {self._host_error()} was lost while sending: {error}"
+                    ) from error
+            self._raise(error)
+
+    def _raise(self, error: BaseException) -> NoReturn:
+        """Raise what the caller gets to see of an error of the socket or of redis-py's parser."""
+        if isinstance(error, (TimeoutError, redis.TimeoutError)):
+            limit = ambient()
+            if not limit.expired:
+                raise redis.TimeoutError(f"no answer from {self._host_error()} in time") from error
+            told = limit.exceeded(f"Redis at {self._host_error()}", stage="running")
+            if self._doubtful:
+                raise DeadlineOutcomeUnknown(
+                    f"{told}, so it may have taken effect or not", stage="running"
+                ) from error
+            raise told from error
+        if isinstance(error, OSError):
+            raise redis.ConnectionError(
+                f"the connection to {self._host_error()} was lost: {error}"
+            ) from error
+        raise error
+
+    def _has_unread(self) -> bool:
+        reader = getattr(self._parser, "_reader", None)  # hiredis
+        if reader is not None:
+            return bool(reader.has_data())
+        buffer = getattr(self._parser, "_buffer", None)  # redis-py's own
+        return buffer is not None and bool(buffer.unread_bytes())
+
+
+class TcpConnection(PooledConnection, redis.Connection):
+    """One over TCP."""
+
+
+class TlsConnection(PooledConnection, redis.SSLConnection):
+    """One over TLS."""
+
+    context: ssl.SSLContext
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
+        """Wrap with the pool's own context: making one for each connection would read all CAs each time."""
+        sock.settimeout(self.socket_connect_timeout)
+        return self.context.wrap_socket(sock, server_hostname=self.host)
+
+
+class UnixConnection(PooledConnection, redis.UnixDomainSocketConnection):
+    """One over a Unix socket."""
+
+    host = ""

@@ -1,0 +1,68 @@
+"""How connections are made: for a pool, or for one question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.maint_notifications import MaintNotificationsConfig
+
+from ..core.deadline import Deadline
+from .address import Server
+from .commands import Argument, traits_of
+from .config import RedisConfig
+from .connection import PooledConnection, TcpConnection, TlsConnection, UnixConnection
+
+
+def make_connection(server: Server, config: RedisConfig) -> PooledConnection:
+    """Return a connection to *server*, not open yet."""
+    options = connection_options(config)
+    conn: PooledConnection
+    if server.path:
+        conn = UnixConnection(path=server.path, **options)
+    elif config.context is not None:
+        tls = TlsConnection(host=server.host, port=server.port, **options)
+        tls.context = config.context
+        conn = tls
+    else:
+        conn = TcpConnection(host=server.host, port=server.port, **options)
+    conn.command_timeout = config.command_timeout
+    conn.ready_check = config.ready_check
+    return conn
+
+
+def connection_options(config: RedisConfig) -> dict[str, Any]:
+    """Return redis-py's own settings of a connection."""
+    return {
+        "db": config.db,
+        "username": config.username or None,
+        "password": config.password or None,
+        "credential_provider": config.credential_provider,
+        "client_name": config.client_name or None,
+        "decode_responses": config.decode_responses,
+        "protocol": 3,
+        "socket_timeout": config.command_timeout,
+        "socket_connect_timeout": config.connect_timeout,
+        "health_check_interval": 0,
+        "maint_notifications_config": MaintNotificationsConfig(
+            enabled="auto" if config.maintenance_notifications else False
+        ),
+    }
+
+
+def ask(
+    server: Server,
+    config: RedisConfig,
+    args: Sequence[Argument],
+    *,
+    until: Deadline,
+    timeout: float,
+) -> Any:
+    """Return the reply to one command, on a connection made for it."""
+    conn = make_connection(server, config)
+    conn.ready_check = False
+    try:
+        conn.open(until, timeout)
+        return conn.command(args, traits_of(args), until=Deadline.after(timeout).earlier(until))
+    finally:
+        conn.disconnect()

@@ -1,0 +1,66 @@
+"""Which Redis error means what. By class, matched exactly where redis-py's hierarchy mixes what must be told apart."""
+
+from __future__ import annotations
+
+import ssl
+
+import redis
+from redis import exceptions
+
+from ..core.errors import OutcomeUnknown, PoolKitError
+from ..core.retry import OWN, Again, Phase, Verdict
+
+_NOT_RUN = Verdict(Again.SAFE)
+_NOT_NOW = Verdict(Again.SAFE, throttled=True)
+_HOPELESS = Verdict(Again.NEVER, hopeless=True)
+_LOST_UNKNOWN = Verdict(Again.IF_IDEMPOTENT, unknown=True)
+
+_NOT_NOW_ERRORS = (
+    exceptions.BusyLoadingError,
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,  # and MASTERDOWN
+    exceptions.ReadOnlyError,
+)
+_MOVED = (exceptions.AskError, exceptions.MovedError)
+_LOSSES = {redis.ConnectionError, redis.TimeoutError, exceptions.InvalidResponse}
+
+
+class NotSent(redis.ConnectionError):
+    """The connection was lost before the whole of a command was sent, so the server has not run it."""
+
+
+def classify(error: BaseException, phase: Phase) -> Verdict:
+    """Say what *error* means for an operation that had come to *phase*."""
+    if isinstance(error, PoolKitError):
+        return _LOST_UNKNOWN if isinstance(error, OutcomeUnknown) else OWN
+    if not isinstance(error, redis.RedisError):
+        return OWN
+    if phase is Phase.CONNECTING:
+        return _classify_connecting(error)
+    if type(error) in _LOSSES:
+        return _LOST_UNKNOWN
+    if type(error) is NotSent or isinstance(error, _MOVED):
+        return _NOT_RUN
+    if isinstance(error, _NOT_NOW_ERRORS) or is_busy(error):
+        return _NOT_NOW
+    return OWN
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the server refuses commands because a script runs for too long."""
+    return isinstance(error, redis.ResponseError) and str(error).startswith("BUSY ")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the server takes no more connections."""
+    return "max number of clients" in str(error)
+
+
+def _classify_connecting(error: redis.RedisError) -> Verdict:
+    if is_full(error) or isinstance(error, _NOT_NOW_ERRORS):
+        return _NOT_NOW
+    if isinstance(error, (redis.AuthenticationError, redis.ResponseError)):
+        return _HOPELESS  # wrong password, no such database: trying again would not help
+    if isinstance(error.__context__, ssl.SSLCertVerificationError):
+        return _HOPELESS
+    return _NOT_RUN

@@ -1,0 +1,152 @@
+"""What a RedisPool needs to run, for one process: the parts, put together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ..core.deadline import Deadline, ambient
+from ..core.events import Closed, Events, Opened
+from ..core.housekeeper import Timer, housekeeper
+from ..core.lease import Holder
+from ..core.retry import Retrier, Try
+from ..core.stats import PoolStats, Tally
+from .cluster import Cluster
+from .commands import Argument, Command, traits_of
+from .config import RedisConfig
+from .connection import PooledConnection
+from .failures import classify
+from .node import Node
+from .sentinels import Sentinels
+from .topology import Single, Topology
+
+logger = logging.getLogger("poolkit.redis")
+
+ResultT = TypeVar("ResultT")
+
+SWEEP = 1.0
+"""Seconds between looks at idle connections and at leases nobody can return."""
+
+
+class Running:
+    """What a RedisPool needs to run, for one process."""
+
+    def __init__(self, config: RedisConfig) -> None:
+        self.config = config
+        self.tally = Tally()
+        self.events = Events(config.name, config.listeners)
+        self._stopping = threading.Event()
+        self.topology = self._topology()
+        self.retrier = Retrier(
+            config.policy,
+            classify=classify,
+            sleep=self._sleep,
+            tally=self.tally,
+            events=self.events,
+        )
+        self._sweeper: Timer = housekeeper().every(SWEEP, self.topology.sweep)
+        self._held = 0
+
+    # -- use -----------------------------------------------------------------------------------------
+
+    def command(
+        self, args: Sequence[Argument], *, decode: bool = True, idempotent: bool = False
+    ) -> Any:
+        """Return the reply to one command, sent again where that is safe."""
+        traits = traits_of(args)
+        deadline = ambient()
+        topology = self.topology
+
+        def attempt(state: Try) -> Any:
+            return topology.command(args, traits, decode=decode, state=state, deadline=deadline)
+
+        return self.retrier.call(
+            attempt, idempotent=idempotent or traits.repeatable(args), deadline=deadline
+        )
+
+    def batch(self, commands: Sequence[Command], *, idempotent: bool = False) -> list[Any]:
+        """Return the replies to *commands*, sent in one round trip, and again where that is safe."""
+        deadline = ambient()
+
+        def attempt(state: Try) -> list[Any]:
+            return self.topology.batch(commands, state=state, deadline=deadline)
+
+        return self.retrier.call(
+            attempt,
+            idempotent=idempotent or all(traits.repeatable(args) for args, traits in commands),
+            deadline=deadline,
+        )
+
+    def use(
+        self,
+        work: Callable[[PooledConnection], ResultT],
+        args: Sequence[Argument],
+    ) -> ResultT:
+        """Return ``work(connection)``, which sends the command *args*, again where that is safe."""
+        traits = traits_of(args)
+        deadline = ambient()
+
+        def attempt(state: Try) -> ResultT:
+            node = self.topology.node_for(traits.first_key(args), deadline)
+            return node.use(work, state=state, deadline=deadline)
+
+        return self.retrier.call(attempt, idempotent=traits.repeatable(args), deadline=deadline)
+
+    # -- inspect and close ---------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """Return the pool's state and counters."""
+        nodes = self.topology.nodes()
+        return PoolStats.of(
+            self.tally,
+            name=self.config.name,
+            max_size=self.config.max_size * max(1, len(nodes)),
+            in_use=sum(len(node.lender.book) for node in nodes),
+            waiting=sum(node.lender.waiting for node in nodes),
+        )
+
+    def holders(self) -> list[Holder]:
+        """Return who holds connections now, the longest first."""
+        found = [holder for node in self.topology.nodes() for holder in node.holders()]
+        return sorted(found, key=lambda holder: -holder.held_for)
+
+    def stop(self, deadline: Deadline) -> None:
+        """Lend nothing more, and close what is there."""
+        self._sweeper.cancel()
+        self._stopping.set()
+        self.topology.end()
+        held = [holder for node in self.topology.nodes() for holder in node.stop(deadline)]
+        for holder in held:
+            logger.warning(
+                "pool %r was closed while held by %s", self.config.name, holder.describe()
+            )
+        self._held = len(held)
+
+    def announce_open(self) -> None:
+        """Tell that the pool runs."""
+        self.events.tell(Opened)
+
+    def announce_closed(self) -> None:
+        """Tell that the pool is closed."""
+        self.events.tell(Closed, held=self._held)
+
+    def abandon(self) -> None:
+        """In a forked child: touch nothing of the parent's."""
+        for node in self.topology.nodes():
+            node.abandon()
+
+    # -- private -------------------------------------------------------------------------------------
+
+    def _topology(self) -> Topology:
+        config = self.config
+        if config.is_cluster:
+            return Cluster(config, tally=self.tally, events=self.events)
+        locate = Sentinels(config).master if config.has_sentinels else lambda _: config.servers[0]
+        return Single(
+            Node(config.name, config, tally=self.tally, events=self.events, locate=locate)
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self._stopping.wait(seconds)

@@ -1,0 +1,67 @@
+"""Which node a command goes to. With one server, or one master, there is little to ask; see also cluster.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+from ..core.deadline import Deadline
+from ..core.retry import Try
+from .commands import Argument, Command, Traits
+from .node import Node
+
+ResultT = TypeVar("ResultT")
+
+
+class Topology(Protocol):
+    """Knows the nodes, and sends commands where they belong."""
+
+    def command(
+        self,
+        args: Sequence[Argument],
+        traits: Traits,
+        *,
+        decode: bool,
+        state: Try,
+        deadline: Deadline,
+    ) -> Any:
+        """Send one command to the node that has its key, and return its reply."""
+
+    def batch(self, commands: Sequence[Command], *, state: Try, deadline: Deadline) -> list[Any]:
+        """Send *commands* in one round trip a node, and return their replies in order."""
+
+    def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
+        """Return the node that has *key*; for None, any."""
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes there are now."""
+
+    def sweep(self) -> None:
+        """Look after the nodes."""
+
+    def end(self) -> None:
+        """Look for no more nodes."""
+
+
+class Single:
+    """One node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.command = node.command
+        self.batch = node.batch
+
+    def node_for(self, key: Argument | None, deadline: Deadline) -> Node:  # noqa: ARG002
+        """Return the only node."""
+        return self._node
+
+    def nodes(self) -> list[Node]:
+        """Return the only node."""
+        return [self._node]
+
+    def sweep(self) -> None:
+        """Look after it."""
+        self._node.sweep()
+
+    def end(self) -> None:
+        """Do nothing: there is nothing to look for."""

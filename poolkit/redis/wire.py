@@ -1,0 +1,107 @@
+"""A socket whose waits end at an instant that can be set anew before each exchange.
+
+redis-py's connections read and write through it, so that whatever they do keeps to the deadline.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+from time import monotonic
+from typing import Any
+
+LONGEST = 3600.0
+"""Seconds of one wait in the kernel; longer ones are several."""
+
+SLACK = 0.010
+"""Seconds that a wait may end late, to spare a system call."""
+
+
+class Wire:
+    """A socket; no wait of it goes on after ``until``, an instant of :func:`time.monotonic`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.until = math.inf
+        self._sock = sock
+        self._prepare()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Wait for at most *seconds* from now; what redis-py sets for a single read."""
+        if seconds is not None:
+            # A moment at least, or what has come already would not be read.
+            self.until = min(self.until, monotonic() + max(seconds, 0.001))
+
+    def sendall(self, data: Any) -> None:
+        """Send all of *data*, or raise :class:`TimeoutError`."""
+        sent = self._once(self._sock.send, data)
+        if sent < len(data):
+            rest = memoryview(data)[sent:]
+            while rest:
+                rest = rest[self._once(self._sock.send, rest) :]
+
+    def recv_into(self, buffer: Any) -> int:
+        """Receive some bytes, or raise :class:`TimeoutError`."""
+        received: int = self._once(self._sock.recv_into, buffer)
+        return received
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Receive some bytes, or raise :class:`TimeoutError`; with *flags*, when something is there already."""
+        if flags:
+            return self._sock.recv(size, flags)
+        received: bytes = self._once(self._sock.recv, size)
+        return received
+
+    def _prepare(self) -> None:
+        raise NotImplementedError
+
+    def _once(self, call: Any, data: Any) -> Any:
+        raise NotImplementedError
+
+
+class PlainWire(Wire):
+    """One without TLS, where the kernel keeps the time.
+
+    Python's own time-outs poll before each call, which costs a system call and lets go of the
+    interpreter lock once more; here neither happens.
+    """
+
+    def _prepare(self) -> None:
+        self._sock.settimeout(None)
+        self._limit = math.inf  # what the kernel was told
+
+    def _once(self, call: Any, data: Any) -> Any:
+        while True:
+            left = self.until - monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            if self._limit > left + SLACK or self._limit < left / 2:
+                self._tell(left)
+            try:
+                return call(data)
+            except BlockingIOError:
+                pass  # the kernel's time is up; ours perhaps not
+
+    def _tell(self, seconds: float) -> None:
+        limit = min(seconds, LONGEST)
+        value = struct.pack("ll", int(limit), max(1, int(limit % 1 * 1_000_000)))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        self._limit = limit if limit < LONGEST else math.inf
+
+
+class TlsWire(Wire):
+    """One with TLS, where the kernel's time-outs can't be used: a TLS read is many of the socket's."""
+
+    def _prepare(self) -> None:
+        """Nothing to do."""
+
+    def _once(self, call: Any, data: Any) -> Any:
+        left = self.until - monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(min(left, LONGEST) if left < math.inf else None)
+        return call(data)
