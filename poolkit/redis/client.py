@@ -11,9 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
 
 from ..core.deadline import ambient
+from ..core.retry import Phase, Try
+from .address import Server
+from .commands import traits_of
 from .config import RedisConfig
 from .connection import PooledConnection, TcpConnection
 from .dial import connection_options
@@ -41,8 +46,11 @@ class _NoPool(redis.ConnectionPool):
 class LentPool(_NoPool):
     """What redis-py takes for its pool: it lends the connections of one node."""
 
-    def __init__(self, config: RedisConfig, find: Callable[[], Node]) -> None:
+    def __init__(
+        self, config: RedisConfig, run: Callable[[], Running], find: Callable[[], Node]
+    ) -> None:
         super().__init__(config)
+        self.run = run
         self._find = find
 
     def get_connection(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
@@ -86,10 +94,12 @@ class HeldPool(_NoPool):
 class PooledClient(redis.Redis):
     """A ``redis.Redis`` whose single commands are sent again where that is safe."""
 
-    run: Callable[[], Running]
+    connection_pool: LentPool
 
     def _execute_command(self, *args: Any, **options: Any) -> Any:
-        return self.run().use(
+        if self.connection is not None:  # it keeps one for itself
+            return super()._execute_command(*args, **options)
+        return self.connection_pool.run().use(
             lambda conn: self._send_command_parse_response(conn, args[0], *args, **options), args
         )
 
@@ -100,12 +110,50 @@ class HeldClient(redis.Redis):
     connection_pool: HeldPool
 
 
-def make_client(config: RedisConfig, run: Callable[[], Running]) -> PooledClient:
+class PooledCluster(redis.RedisCluster):
+    """A ``redis.RedisCluster`` whose single commands are sent again where that is safe."""
+
+    def __init__(self, run: Callable[[], Running], **options: Any) -> None:
+        self._run = run
+        super().__init__(**options)
+
+    def _internal_execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        def attempt(state: Try) -> Any:
+            state.phase = Phase.RUNNING
+            return super(PooledCluster, self)._internal_execute_command(*args, **kwargs)
+
+        return self._run().retrier.call(
+            attempt, idempotent=traits_of(args).repeatable(args), deadline=ambient()
+        )
+
+
+def make_client(config: RedisConfig, run: Callable[[], Running]) -> redis.Redis | PooledCluster:
+    """Return a client over all the nodes there are."""
+    return _make_cluster_client(config, run) if config.is_cluster else _make_client(config, run)
+
+
+def _make_cluster_client(config: RedisConfig, run: Callable[[], Running]) -> PooledCluster:
+    """Return a client that finds the nodes by itself, and their connections in the pool."""
+
+    def pool_at(*, host: str, port: int, **_: Any) -> LentPool:
+        server = Server(host, int(port))
+        return LentPool(config, run, lambda: run().topology.node_at(server))
+
+    return PooledCluster(
+        run,
+        url=f"redis://{config.servers[0]}",
+        connection_pool_class=pool_at,
+        decode_responses=config.decode_responses,
+        protocol=3,
+        retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+
+
+def _make_client(config: RedisConfig, run: Callable[[], Running]) -> PooledClient:
     """Return a client over the one node there is."""
-    pool = LentPool(config, lambda: run().topology.node_for(None, ambient()))
-    client = PooledClient(connection_pool=pool)
-    client.run = run
-    return client
+    pool = LentPool(config, run, lambda: run().topology.node_for(None, ambient()))
+    return PooledClient(connection_pool=pool)
 
 
 def make_held_client(config: RedisConfig) -> HeldClient:

@@ -143,6 +143,13 @@ class Cluster:
             node = found
         return node
 
+    def node_at(self, server: Server) -> Node:
+        """Return the node that *server* is."""
+        with self._lock:
+            if self._ended:
+                raise PoolClosed(f"pool {self._config.name!r} is closed; make a new one")
+            return self._node_at_locked(server)
+
     # -- look ----------------------------------------------------------------------------------------
 
     def look_soon(self) -> None:
@@ -190,7 +197,7 @@ class Cluster:
         self, error: AskError, node: Node, command: Command, state: Try, deadline: Deadline
     ) -> Any:
         """Send one command where its slot is moving to, this time only."""
-        there = self._node_at(_server_of(error, node))
+        there = self.node_at(_server_of(error, node))
         replies = there.batch([(("ASKING",), ASKING), command], state=state, deadline=deadline)
         if isinstance(replies[1], redis.RedisError):
             raise replies[1]
@@ -198,18 +205,12 @@ class Cluster:
 
     def _moved(self, error: MovedError, node: Node) -> None:
         """Believe the node that a slot is elsewhere, and have all of them asked."""
-        there = self._node_at(_server_of(error, node))
+        there = self.node_at(_server_of(error, node))
         with self._lock:
             slots = list(self._slots)
             slots[error.slot_id] = there
             self._slots = slots
         self.look_soon()
-
-    def _node_at(self, server: Server) -> Node:
-        with self._lock:
-            if self._ended:
-                raise PoolClosed(f"pool {self._config.name!r} is closed; make a new one")
-            return self._node_at_locked(server)
 
     def _node_at_locked(self, server: Server) -> Node:
         node = self._nodes.get(server)

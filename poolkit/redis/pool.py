@@ -202,7 +202,7 @@ class RedisPool(Pool[RedisConfig, Running]):
         return replies
 
     @cached_property
-    def client(self) -> redis.Redis:
+    def client(self) -> redis.Redis | redis.RedisCluster:
         """The whole of redis-py's API over this pool: a ``redis.Redis``, or a ``redis.RedisCluster``."""
         return make_client(self.config, self._lifecycle.open)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from ..core.deadline import Deadline
 from ..core.retry import Try
+from .address import Server
 from .commands import Argument, Command, Traits
 from .node import Node
-
-ResultT = TypeVar("ResultT")
 
 
 class Topology(Protocol):
@@ -33,6 +32,9 @@ class Topology(Protocol):
     def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
         """Return the node that has *key*; for None, any."""
 
+    def node_at(self, server: Server) -> Node:
+        """Return the node that *server* is."""
+
     def nodes(self) -> list[Node]:
         """Return the nodes there are now."""
 
@@ -52,6 +54,10 @@ class Single:
         self.batch = node.batch
 
     def node_for(self, key: Argument | None, deadline: Deadline) -> Node:  # noqa: ARG002
+        """Return the only node."""
+        return self._node
+
+    def node_at(self, server: Server) -> Node:  # noqa: ARG002
         """Return the only node."""
         return self._node
 

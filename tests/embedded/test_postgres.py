@@ -155,7 +155,7 @@ class TestFailingStart:
         with socket.create_server(("127.0.0.1", process.free_port())) as taken:
             ports = [taken.getsockname()[1]] * 2
             monkeypatch.setattr(
-                module, "free_port", lambda: ports.pop() if ports else process.free_port()
+                server_module, "free_port", lambda: ports.pop() if ports else process.free_port()
             )
             server = own_postgres()
             assert ports == []
