@@ -220,6 +220,7 @@ class Lender(Generic[ResourceT]):
         """Lend nothing more, wait until *deadline* for what is lent, and return who still holds."""
         self.gate.close(self._closed_error)
         self._stopping.set()
+        self._outage.end()  # nobody need wait for it any more
         self.reclaim()
         while not self.gate.wait_empty(Deadline.after(STOP_LOOK).earlier(deadline)):
             if deadline.expired:

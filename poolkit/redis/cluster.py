@@ -78,18 +78,23 @@ class Cluster:
     ) -> Any:
         """Send one command to the node that has its key, and return its reply."""
         key = traits.first_key(args)
+        asking: Node | None = None  # where the slot is moving to
         for _ in range(REDIRECTS):
-            node = self.node_for(key, deadline)
+            node = asking or self.node_for(key, deadline)
             try:
+                if asking is not None:
+                    return self._ask(asking, (args, traits), state, deadline)
                 return node.command(args, traits, decode=decode, state=state, deadline=deadline)
-            except AskError as error:  # MOVED too
-                if not isinstance(error, MovedError):
-                    return self._ask(error, node, (args, traits), state, deadline)
+            except MovedError as error:
                 self._moved(error, node)
+                asking = None
+            except AskError as error:
+                asking = self.node_at(_server_of(error, node))
             except BackendUnavailable:
-                state.phase = Phase.CONNECTING
                 if not node.retired or self._ended:
                     raise
+                state.phase = Phase.CONNECTING
+                asking = None
             except ClusterDownError:
                 self.look_soon()
                 raise
@@ -191,17 +196,19 @@ class Cluster:
         if thread is not None:
             thread.join(ASK_TIMEOUT + 1.0)
 
+    def abandon(self) -> None:
+        """In a forked child: touch nothing of the parent's, and take none of its locks."""
+        for node in [*self._nodes.values(), *self._retired]:
+            node.abandon()
+
     # -- private -------------------------------------------------------------------------------------
 
-    def _ask(
-        self, error: AskError, node: Node, command: Command, state: Try, deadline: Deadline
-    ) -> Any:
+    def _ask(self, there: Node, command: Command, state: Try, deadline: Deadline) -> Any:
         """Send one command where its slot is moving to, this time only."""
-        there = self.node_at(_server_of(error, node))
-        replies = there.batch([(("ASKING",), ASKING), command], state=state, deadline=deadline)
-        if isinstance(replies[1], redis.RedisError):
-            raise replies[1]
-        return replies[1]
+        _, reply = there.batch([(("ASKING",), ASKING), command], state=state, deadline=deadline)
+        if isinstance(reply, redis.RedisError):
+            raise reply
+        return reply
 
     def _moved(self, error: MovedError, node: Node) -> None:
         """Believe the node that a slot is elsewhere, and have all of them asked."""

@@ -8,28 +8,26 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
 from redis.connection import AbstractConnection
-from redis.utils import SENTINEL, str_if_bytes
+from redis.utils import SENTINEL
 
 from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineOutcomeUnknown
 from ..core.lease import Lease
 from .commands import Argument, Command, Session, Traits, traits_of
 from .failures import NotSent
+from .handshake import greet
 from .wire import PlainWire, TlsWire, Wire
 
 if TYPE_CHECKING:
     from .node import Node
 
 _NOT_GIVEN: Any = SENTINEL
-
-LIBRARY = "redis-py(poolkit)"
-"""What the server's ``CLIENT LIST`` calls us."""
 
 
 class PooledConnection(AbstractConnection):
@@ -44,6 +42,8 @@ class PooledConnection(AbstractConnection):
     """When it has reached its lifetime."""
     last_used = 0.0
     """When it was last put back."""
+    retired = False
+    """Whether the pool has closed it, and counted that."""
     command_timeout = 5.0
     """Seconds that the answer to a command may take."""
     connect_until = 0.0
@@ -83,11 +83,8 @@ class PooledConnection(AbstractConnection):
 
     def connect(self) -> None:
         """Connect if that is not done yet, with no retries: these are the pool's."""
-        if self._strangers:
-            raise redis.ConnectionError(
-                "this connection belongs to the process that forked this one; take another from the pool"
-            )
         if self._sock is None:
+            self._check_owner()
             if (
                 self.connect_until <= monotonic()
             ):  # it was lost, and redis-py's pub/sub opens it anew
@@ -103,52 +100,24 @@ class PooledConnection(AbstractConnection):
         return self._wire
 
     def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: ARG002
-        """Greet, log in, name ourselves, select the database and look if it is loaded, in one round trip."""
+        """Get ready on a socket that has just connected: one round trip."""
         self._reset_himport_state()
         self._parser.on_connect(self)
-        greeting: list[tuple[Any, ...]] = [("HELLO", self.protocol, *self._credentials())]
-        if self.client_name:
-            greeting.append(("CLIENT", "SETNAME", self.client_name))
-        if self.db:
-            greeting.append(("SELECT", self.db))
-        if self.ready_check:
-            greeting.append(("PING",))
-        if self.wants_master:
-            greeting.append(("ROLE",))
-        needed = len(greeting)
-        greeting.append(("CLIENT", "SETINFO", "LIB-NAME", LIBRARY))
-        greeting.append(("CLIENT", "SETINFO", "LIB-VER", redis.__version__))
-        for piece in AbstractConnection.pack_commands(self, greeting):
-            self._wire.sendall(piece)
-        failure: Exception | None = None
-        for number in range(len(greeting)):
-            try:
-                reply = AbstractConnection.read_response(self, disconnect_on_error=False)
-            except (redis.ConnectionError, redis.ResponseError) as error:
-                if number < needed and failure is None:
-                    failure = error
-                if type(error) is redis.ConnectionError or self._sock is None:
-                    break  # nothing more will come
-            else:
-                if number == 0:
-                    self.handshake_metadata = reply
-                elif greeting[number] == ("ROLE",) and str_if_bytes(reply[0]) != "master":
-                    failure = failure or redis.ConnectionError(
-                        "this server is not the master any more"
-                    )
-        if failure is not None:
-            raise failure
+        self.handshake_metadata = greet(self, self._exchange)
         self._changed = False
         self.activate_maint_notifications_handling_if_enabled(check_health=False)
 
-    def _credentials(self) -> tuple[Any, ...]:
-        if self.credential_provider is not None:
-            given = tuple(self.credential_provider.get_credentials())
-        elif self.password or self.username:
-            given = (self.username or "default", self.password or "")
-        else:
-            return ()
-        return ("AUTH", *(given if len(given) == 2 else ("default", *given)))
+    def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """Send *commands* at once, and yield their replies; an error of the server is one too."""
+        for piece in AbstractConnection.pack_commands(self, commands):
+            self._wire.sendall(piece)
+        for _ in commands:
+            try:
+                yield AbstractConnection.read_response(self, disconnect_on_error=False)
+            except (redis.ConnectionError, redis.ResponseError) as error:
+                yield error
+                if type(error) is redis.ConnectionError:
+                    return  # nothing more will come
 
     # -- use -----------------------------------------------------------------------------------------
 
@@ -303,6 +272,7 @@ class PooledConnection(AbstractConnection):
     def _begin(self, args: Sequence[Any], traits: Traits, until: Deadline = NEVER) -> None:
         """Note what a command that is about to be sent asks for, and by when it has to be answered."""
         if self._sock is None:
+            self._check_owner()
             raise redis.ConnectionError("the connection was lost")
         now = monotonic()
         limit = ambient()
@@ -314,6 +284,12 @@ class PooledConnection(AbstractConnection):
         session = traits.session
         if session is not Session.KEEPS:
             self._note(session)
+
+    def _check_owner(self) -> None:
+        if self._strangers:
+            raise redis.ConnectionError(
+                "this connection belongs to the process that forked this one; take another from the pool"
+            )
 
     def _note(self, session: Session) -> None:
         if session is Session.CHANGES:

@@ -173,7 +173,11 @@ class Node:
                 conn = self._idle.pop()
             except IndexError:
                 return self._open(deadline)
-            fault = self._fault_of(conn, deadline)
+            try:
+                fault = self._fault_of(conn, deadline)
+            except BaseException:
+                self._close(conn, "discarded")
+                raise
             if fault is None:
                 return conn
             self._close(conn, fault)
@@ -227,7 +231,6 @@ class Node:
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
         """Lend nothing more, wait for what is lent until *deadline*, and return who still holds."""
-        self.outage.end()
         held = self.lender.stop(deadline)
         self._stopped = True
         self._close_idle("closed")
@@ -274,7 +277,7 @@ class Node:
                 raise deadline.exceeded(f"pool {self.name!r}", stage="connecting") from error
             if self._stopped:
                 raise self._retired() from None
-            if any(not other.hung_up() for other in list(self._connections)):
+            if any(self._is_alive(other) for other in list(self._connections)):
                 raise  # the server is there; only this connection could not be had
             raise self._unreachable(error) from error
         self.outage.up()()
@@ -293,6 +296,9 @@ class Node:
         tell()
         self._lost()
         return self.outage.error()
+
+    def _is_alive(self, conn: PooledConnection) -> bool:
+        return conn.born >= self._condemned and not conn.hung_up()
 
     def _connect(self, deadline: Deadline, timeout: float) -> PooledConnection:
         began = perf_counter()
@@ -322,9 +328,10 @@ class Node:
 
     def _close(self, conn: PooledConnection, reason: str) -> None:
         with self._lock:
-            if conn not in self._connections:
+            if conn.retired:
                 return
-            self._connections.discard(conn)
+            conn.retired = True
+        self._connections.discard(conn)
         conn.disconnect()
         self._tally.mine().closed += 1
         self._events.tell(Removed, reason=reason)

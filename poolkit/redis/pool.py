@@ -232,8 +232,9 @@ class RedisPool(Pool[RedisConfig, Running]):
     def _run(
         self, words: Sequence[Argument], *, idempotent: bool = False, decode: bool = True
     ) -> Any:
+        words = _checked(words)
         running = self._lifecycle.running or self._lifecycle.open()
-        return running.command(_checked(words), decode=decode, idempotent=idempotent)
+        return running.command(words, decode=decode, idempotent=idempotent)
 
     def _each(self, command: str, keys: Sequence[Key]) -> int:
         """Return the sum of what *command* counts for *keys*."""

@@ -134,8 +134,7 @@ class Running:
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""
-        for node in self.topology.nodes():
-            node.abandon()
+        self.topology.abandon()
 
     # -- private -------------------------------------------------------------------------------------
 

@@ -44,6 +44,9 @@ class Topology(Protocol):
     def end(self) -> None:
         """Look for no more nodes."""
 
+    def abandon(self) -> None:
+        """In a forked child: touch nothing of the parent's, and take none of its locks."""
+
 
 class Single:
     """One node."""
@@ -71,3 +74,7 @@ class Single:
 
     def end(self) -> None:
         """Do nothing: there is nothing to look for."""
+
+    def abandon(self) -> None:
+        """In a forked child: touch nothing of the parent's."""
+        self._node.abandon()

@@ -1,0 +1,54 @@
+"""What is said on a new connection before it can be used: all of it in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.utils import str_if_bytes
+
+if TYPE_CHECKING:
+    from .connection import PooledConnection
+
+LIBRARY = "redis-py(poolkit)"
+"""What the server's ``CLIENT LIST`` calls us."""
+
+Exchange = Callable[[Sequence[tuple[Any, ...]]], Iterator[Any]]
+
+
+def greet(conn: PooledConnection, exchange: Exchange) -> Any:
+    """Log in, name ourselves, select the database and look if it is loaded; return what HELLO answered.
+
+    *exchange* sends commands and yields their replies. Raises the first error among those that matter.
+    """
+    needed: list[tuple[Any, ...]] = [("HELLO", conn.protocol, *_credentials(conn))]
+    if conn.client_name:
+        needed.append(("CLIENT", "SETNAME", conn.client_name))
+    if conn.db:
+        needed.append(("SELECT", conn.db))
+    if conn.ready_check:
+        needed.append(("PING",))
+    if conn.wants_master:
+        needed.append(("ROLE",))
+    polite = [
+        ("CLIENT", "SETINFO", "LIB-NAME", LIBRARY),
+        ("CLIENT", "SETINFO", "LIB-VER", redis.__version__),
+    ]
+    replies = list(exchange([*needed, *polite]))
+    for reply in replies[: len(needed)]:
+        if isinstance(reply, Exception):
+            raise reply
+    if conn.wants_master and str_if_bytes(replies[len(needed) - 1][0]) != "master":
+        raise redis.ConnectionError("this server is not the master any more")
+    return replies[0]
+
+
+def _credentials(conn: PooledConnection) -> tuple[Any, ...]:
+    if conn.credential_provider is not None:
+        given = tuple(conn.credential_provider.get_credentials())
+    elif conn.password or conn.username:
+        given = (conn.username or "default", conn.password or "")
+    else:
+        return ()
+    return ("AUTH", *(given if len(given) == 2 else ("default", *given)))
