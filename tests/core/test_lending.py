@@ -88,7 +88,9 @@ class FakeStore:
 class Pool:
     """A lender with a fake store, and nothing else of a pool."""
 
-    def __init__(self, size=1, *, acquire_timeout=0.05, max_waiting=100, listeners=()):
+    def __init__(
+        self, size=1, *, acquire_timeout=0.05, max_waiting=100, listeners=(), waits_out=False
+    ):
         self.size = size
         self.book = LeaseBook()
         self.store = FakeStore(self.book, size)
@@ -107,6 +109,7 @@ class Pool:
             outage=self.outage,
             tally=self.tally,
             events=self.events,
+            waits_out=waits_out,
         )
 
     def probe(self):
@@ -767,3 +770,126 @@ def test_listeners_that_raise_do_not_keep_the_connection(warnings):
             pool.lender.lend(NEVER)
     assert len(warnings.records) == 3  # once for each of its methods that were called
     pool.assert_all_there()
+
+
+# -- waiting for the end of an outage --------------------------------------------------------------------
+
+
+DOWN = OSError("connection refused")
+
+
+def test_who_waits_an_outage_out_is_served_when_it_is_over():
+    pool = Pool(2, acquire_timeout=LONG, waits_out=True)
+    pool.outage.down(DOWN)
+
+    def borrow(_):
+        with pool.connection():
+            return True
+
+    tasks = [Task(borrow, number) for number in range(5)]
+    eventually(lambda: pool.stats.waiting == 5)
+    assert pool.stats.leases == 0
+    pool.outage.up()
+
+    assert [task.result() for task in tasks] == [True] * 5
+    assert pool.stats.refused == 0
+    pool.assert_all_there()
+
+
+def test_who_meets_the_outage_while_connecting_waits_it_out_too():
+    pool = Pool(acquire_timeout=LONG, waits_out=True)
+    pool.store.next_error = BackendUnavailable("just now")
+    pool.outage.down(DOWN)
+
+    task = Task(pool.lender.lend, NEVER)
+    eventually(lambda: pool.stats.waiting == 1)
+    pool.outage.up()  # and the first one to try finds it down once more
+
+    lease, connection = task.result()
+    pool.lender.take_back(lease, connection)
+    assert pool.stats.refused == 0
+    pool.assert_all_there()
+
+
+def test_waiting_for_the_backend_ends_after_acquire_timeout_with_the_cause():
+    pool = Pool(acquire_timeout=0.03, waits_out=True)
+    pool.outage.down(DOWN)
+
+    with pytest.raises(BackendUnavailable) as caught:
+        pool.lender.lend(NEVER)
+
+    assert caught.value.__cause__ is DOWN
+    assert pool.stats.refused == 1
+    assert pool.stats.waiting == 0
+
+
+def test_waiting_for_the_backend_ends_with_the_deadline():
+    pool = Pool(acquire_timeout=LONG, waits_out=True)
+    pool.outage.down(DOWN)
+    began = monotonic()
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        pool.lender.lend(Deadline.after(0.03))
+
+    assert caught.value.stage == "connecting"
+    assert caught.value.__cause__ is DOWN
+    assert monotonic() - began < LONG
+    assert pool.stats.timeouts == 1
+
+
+def test_no_more_than_max_waiting_threads_wait_for_the_backend():
+    pool = Pool(acquire_timeout=LONG, max_waiting=2, waits_out=True)
+    pool.outage.down(DOWN)
+    tasks = [Task(pool.lender.lend, NEVER) for _ in range(2)]
+    eventually(lambda: pool.stats.waiting == 2)
+
+    with pytest.raises(PoolOverloaded, match="2 threads wait for the backend"):
+        pool.lender.lend(NEVER)
+
+    pool.lender.stop(Deadline.after(0))
+    assert all(isinstance(task.end(), PoolClosed) for task in tasks)
+
+
+def test_nobody_waits_for_what_only_a_person_can_mend():
+    pool = Pool(acquire_timeout=LONG, waits_out=True)
+    pool.outage.down(OSError("wrong password"), hopeless=True)
+    began = monotonic()
+
+    with pytest.raises(BackendUnavailable, match="wrong password"):
+        pool.lender.lend(NEVER)
+
+    assert monotonic() - began < LONG / 2
+
+
+def test_who_waits_for_the_backend_learns_that_it_is_hopeless():
+    pool = Pool(acquire_timeout=LONG, waits_out=True)
+    pool.outage.down(DOWN)
+    task = Task(pool.lender.lend, NEVER)
+    eventually(lambda: pool.stats.waiting == 1)
+
+    pool.outage.down(OSError("wrong password"), hopeless=True)
+
+    assert "wrong password" in str(task.end())
+
+
+def test_closing_ends_the_wait_for_the_backend():
+    pool = Pool(acquire_timeout=LONG, waits_out=True)
+    pool.outage.down(DOWN)
+    task = Task(pool.lender.lend, NEVER)
+    eventually(lambda: pool.stats.waiting == 1)
+
+    pool.lender.stop(Deadline.after(0))
+
+    assert isinstance(task.end(), PoolClosed)
+
+
+def test_an_interrupted_wait_for_the_backend_leaves_no_trace():
+    pool = Pool(acquire_timeout=0.2, waits_out=True)
+    pool.outage.down(DOWN)
+    task = Task(pool.lender.lend, NEVER)
+    eventually(lambda: pool.stats.waiting == 1)
+
+    task.interrupt()
+
+    task.end()
+    assert pool.stats.waiting == 0

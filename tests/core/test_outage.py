@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from poolkit import BackendUnavailable
+from poolkit import BackendUnavailable, Deadline, Listener
 from poolkit.core import outage as outage_module
 from poolkit.core.events import Events
 from poolkit.core.housekeeper import Housekeeper
 from poolkit.core.outage import FIRST_PROBE, LONGEST_PAUSE, Outage
 
-from .support import eventually, together
+from .support import LONG, Task, eventually, together
 
 
 class Planned:
@@ -52,11 +52,19 @@ class Clockwork:
         return timer.seconds
 
 
-class Scene:
+class Scene(Listener):
     def __init__(self, **options):
         self.probes = 0
+        self.heard = []
         self.clock = Clockwork()
-        self.outage = Outage("db", self.clock, events=Events("db", ()), probe=self.probe, **options)
+        events = Events("db", [self])
+        self.outage = Outage("db", self.clock, events=events, probe=self.probe, **options)
+
+    def ready(self, event):
+        self.heard.append("ready")
+
+    def reconnecting(self, event):
+        self.heard.append((event.attempt, event.delay, event.error))
 
     def probe(self):
         self.probes += 1
@@ -252,3 +260,58 @@ def test_a_backend_that_comes_back_is_found_with_real_timers():
 
     eventually(lambda: backend.outage.cause is None)
     assert answers == []
+
+
+def test_listeners_hear_that_it_is_ready_once_each_time_it_becomes_so(scene):
+    scene.outage.up()()
+    scene.outage.up()()
+    scene.outage.down(CAUSE)()
+    scene.outage.up()()
+
+    assert scene.heard[0] == "ready"
+    assert [kind for kind in scene.heard if kind == "ready"] == ["ready"] * 2
+
+
+def test_listeners_hear_of_each_probe_that_is_planned(scene):
+    scene.outage.down(CAUSE)()
+    scene.outage.down(OSError("the same outage, told by another thread"))()
+    scene.clock.fire()
+    scene.outage.down(CAUSE)()
+
+    (first, delay, cause), (second, later, _) = scene.heard
+    assert (first, second) == (1, 2)
+    assert [delay, later] == [timer.seconds for timer in scene.clock.all]
+    assert cause is CAUSE
+
+
+def test_nothing_is_told_before_the_caller_says_so(scene):
+    tell = scene.outage.up()
+    assert scene.heard == []
+
+    tell()
+
+    assert scene.heard == ["ready"]
+
+
+def test_waiting_ends_when_it_is_up(scene):
+    scene.outage.down(CAUSE)
+    task = Task(scene.outage.wait, Deadline.after(LONG))
+
+    scene.outage.up()
+
+    assert task.result() is True
+
+
+def test_waiting_ends_when_nothing_is_left_to_wait_for(scene):
+    scene.outage.down(CAUSE)
+    task = Task(scene.outage.wait, Deadline.after(LONG))
+
+    scene.outage.end()
+
+    assert task.result() is False
+
+
+def test_waiting_ends_at_its_time(scene):
+    scene.outage.down(CAUSE)
+
+    assert scene.outage.wait(Deadline.after(0.01)) is False
