@@ -104,8 +104,11 @@ class PooledConnection(AbstractConnection):
         self._reset_himport_state()
         self._parser.on_connect(self)
         self.handshake_metadata = greet(self, self._exchange)
-        self._changed = False
         self.activate_maint_notifications_handling_if_enabled(check_health=False)
+        config = self.maint_notifications_config
+        if config is not None and config.enabled:
+            self._parser.set_node_moving_push_handler(self._server_moves)
+        self._changed = False
 
     def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Send *commands* at once, and yield their replies; an error of the server is one too."""
@@ -209,6 +212,17 @@ class PooledConnection(AbstractConnection):
         if isinstance(reply, redis.ResponseError):
             raise reply
         return reply
+
+    # -- what a server announces of its maintenance -----------------------------------------------------
+
+    def update_current_socket_timeout(self, relaxed_timeout: float | None = None) -> None:
+        """Give the server *relaxed_timeout* seconds from now for the answer that is owed; the deadline holds."""
+        if relaxed_timeout is not None and relaxed_timeout > 0:
+            self._wire.until = min(ambient().at, monotonic() + relaxed_timeout)
+
+    def _server_moves(self, notice: object) -> None:  # noqa: ARG002
+        """Have all connections replaced, each when it is not in use, since the server goes elsewhere."""
+        self.node.condemn()
 
     # -- come back -----------------------------------------------------------------------------------
 
