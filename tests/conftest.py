@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from poolkit.embedded import PostgresServer
+from poolkit import embedded
+from poolkit.embedded import PostgresServer, RedisCluster, RedisSentinel, RedisServer
 
 # A run in the background of a script is born with Ctrl-C ignored, and so would be all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,3 +50,88 @@ def own_postgres(postgres_template: PostgresServer) -> Iterator[Callable[..., Po
             return server
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Give the one Redis of this run: for tests that leave it as they found it, but for its keys."""
+    server = RedisServer()
+    with server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Give the address of the shared Redis, which is empty."""
+    redis_server.ask("FLUSHALL")
+    return redis_server.url
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Give a maker of started Redis servers: for tests that kill, freeze or fill theirs."""
+    with ExitStack() as servers:
+
+        def start(**options: Any) -> RedisServer:
+            server = RedisServer(**options)
+            servers.enter_context(server)
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def _tls_redis() -> Iterator[RedisServer]:
+    server = RedisServer(tls=True)
+    with server:
+        yield server
+
+
+@pytest.fixture
+def tls_redis(_tls_redis: RedisServer) -> RedisServer:
+    """Give the one Redis of this run that has TLS; it is empty, and may be stopped."""
+    _mend([_tls_redis])
+    _empty([_tls_redis])
+    return _tls_redis
+
+
+@pytest.fixture(scope="session")
+def _redis_cluster() -> Iterator[RedisCluster]:
+    with embedded.redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(_redis_cluster: RedisCluster) -> RedisCluster:
+    """Give a cluster of three masters with a replica each; it is empty, and may be broken."""
+    _mend(_redis_cluster.servers)
+    _redis_cluster.wait_ok()
+    _empty(_redis_cluster.servers)
+    return _redis_cluster
+
+
+@pytest.fixture(scope="session")
+def _redis_sentinel() -> Iterator[RedisSentinel]:
+    with embedded.redis_sentinel() as sentinel:
+        yield sentinel
+
+
+@pytest.fixture
+def redis_sentinel(_redis_sentinel: RedisSentinel) -> RedisSentinel:
+    """Give a master with a replica and three sentinels; they are empty, and may be broken."""
+    _mend(_redis_sentinel.servers + _redis_sentinel.sentinel_servers)
+    _redis_sentinel.wait_ok()
+    _empty(_redis_sentinel.servers)
+    return _redis_sentinel
+
+
+def _mend(servers: list[RedisServer]) -> None:
+    for server in servers:
+        server.start()
+        server.resume()
+
+
+def _empty(servers: list[RedisServer]) -> None:
+    for server in servers:
+        if server.info("INFO", "replication")["role"] == "master":
+            server.ask("FLUSHALL")

@@ -148,10 +148,7 @@ class PostgresServer(Server):
 
     def _initialize(self, home: Home, data: Path) -> None:
         self._password = secrets.token_urlsafe(18)
-        secret = home.path / "password"
-        secret.touch(mode=0o600)
-        home.give(secret)
-        secret.write_text(self._password)
+        secret = home.write("password", self._password)
         self._run(
             home,
             self._programs / "initdb",
@@ -190,7 +187,7 @@ class PostgresServer(Server):
     def _command(self, home: Home, port: int) -> Sequence[str | Path]:
         return [self._programs / "postgres", "-D", home.path / "data", "-c", f"port={port}"]
 
-    def _is_ready(self, home: Home, port: int) -> bool:
+    def _is_ready(self, home: Home) -> bool:
         """Read it as pg_ctl does: in postmaster.pid the 1st line is the pid, and the 8th the state."""
         try:
             lines = (home.path / "data" / "postmaster.pid").read_text().splitlines()

