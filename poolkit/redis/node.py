@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any, TypeVar
 
 import redis
 
 from ..core.deadline import Deadline
 from ..core.errors import BackendUnavailable, PoolClosed, PoolKitError
-from ..core.events import Connected, Events, Failed, Removed
+from ..core.events import Events, Failed
 from ..core.housekeeper import housekeeper
 from ..core.lease import Holder, Lease, LeaseBook
 from ..core.lending import Lender
@@ -28,19 +26,14 @@ from .config import RedisConfig
 from .connection import PooledConnection
 from .dial import make_connection
 from .failures import classify
+from .shelf import Shelf
 
 logger = logging.getLogger("poolkit.redis")
 
 ResultT = TypeVar("ResultT")
 
-FRESH = 0.5
-"""Seconds after its last use during which a connection is lent unchecked."""
-
 PROBE_TIMEOUT = 2.0
 """Seconds that a probe may take to connect."""
-
-PING_TIMEOUT = 0.5
-"""Seconds in which a connection under suspicion has to answer."""
 
 
 class Node:
@@ -62,7 +55,6 @@ class Node:
     ) -> None:
         self.name = name
         self._config = config
-        self._tally = tally
         self._events = events
         self._locate = locate
         self._lost = lost
@@ -80,20 +72,16 @@ class Node:
             events=events,
             waits_out=config.offline_queue,
         )
-        self._idle: deque[PooledConnection] = deque()  # the last one used is at the right end
-        self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
+        self._shelf = Shelf(idle_timeout=config.idle_timeout, tally=tally, events=events)
         self._lock = threading.RLock()  # a collection in here may come back
         # Guarded by _lock:
         self._server: Server | None = None
         self._prober: threading.Thread | None = None
-        # Written by anybody, read without a lock:
-        self._suspect_since = 0.0  # those last used before are checked before they are lent
-        self._condemned = 0.0  # those born before are closed
         self._stopped = False
 
     def __repr__(self) -> str:
         state = "stopped" if self._stopped else "down" if self.outage.cause else "up"
-        return f"<Node {self.name!r} {state}, {len(self._connections)} connections>"
+        return f"<Node {self.name!r} {state}, {len(self._shelf)} connections>"
 
     @property
     def server(self) -> Server | None:
@@ -158,8 +146,7 @@ class Node:
 
     def condemn(self) -> None:
         """Close all connections that there are: idle ones now, lent ones when they come back."""
-        self._condemned = monotonic()
-        self._close_idle("replaced")
+        self._shelf.condemn()
 
     # -- keep connections, as the lender's store -------------------------------------------------------
 
@@ -168,36 +155,15 @@ class Node:
 
         Opening one is bounded by ``connect_timeout``, not by *patience*.
         """
-        while True:
-            try:
-                conn = self._idle.pop()
-            except IndexError:
-                return self._open(deadline)
-            try:
-                fault = self._fault_of(conn, deadline)
-            except BaseException:
-                self._close(conn, "discarded")
-                raise
-            if fault is None:
-                return conn
-            self._close(conn, fault)
+        return self._shelf.take(deadline) or self._open(deadline)
 
     def put(self, conn: PooledConnection) -> None:
         """Take a connection back, and keep it if it is like a new one."""
-        now = monotonic()
-        if conn.settled and conn.born >= self._condemned and now < conn.dies:
-            conn.last_used = now
-            self._idle.append(conn)
-            if self._stopped:
-                self._close_idle("closed")
-        else:
-            if not conn.is_connected:
-                self._suspect_since = now  # the others of its age may have gone the same way
-            self._close(conn, "not clean, or too old")
+        self._shelf.keep(conn)
 
     def discard(self, conn: PooledConnection) -> None:
         """Take back a connection that nobody must use again, and close it."""
-        self._close(conn, "discarded")
+        self._shelf.close(conn, "discarded")
 
     def forgotten(self, lease: Lease[Any], conn: PooledConnection) -> None:
         """Take note of a connection that was collected while lent. Called by a finalizer: no locks."""
@@ -208,15 +174,7 @@ class Node:
     def sweep(self) -> None:
         """Take back what nobody can return, and close what is dead, too old, or was not needed for long."""
         self.lender.reclaim()
-        now = monotonic()
-        for conn in list(self._idle):
-            old = now >= conn.dies or now - conn.last_used >= self._config.idle_timeout
-            if old or conn.born < self._condemned or not conn.is_quiet():
-                try:
-                    self._idle.remove(conn)
-                except (ValueError, IndexError):
-                    continue  # it was lent meanwhile, and will be looked at when it comes back
-                self._close(conn, "idle for long, or too old" if old else "found dead while idle")
+        self._shelf.sweep()
 
     def holders(self) -> list[Holder]:
         """Return who holds its connections now, the longest first."""
@@ -227,13 +185,13 @@ class Node:
         self._stopped = True
         self.outage.end()
         self.lender.turn_away(self._retired)
-        self._close_idle("its server has no more slots")
+        self._shelf.end("its server has no more slots")
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
         """Lend nothing more, wait for what is lent until *deadline*, and return who still holds."""
         held = self.lender.stop(deadline)
         self._stopped = True
-        self._close_idle("closed")
+        self._shelf.end("closed")
         with self._lock:
             prober = self._prober
         if prober is not None and prober is not threading.current_thread():
@@ -243,26 +201,9 @@ class Node:
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""
         self.lender.abandon()
-        for conn in list(self._connections):
-            conn.disown()
+        self._shelf.disown()
 
     # -- private ---------------------------------------------------------------------------------------
-
-    def _fault_of(self, conn: PooledConnection, deadline: Deadline) -> str | None:
-        """Return why *conn* must not be lent, or None. Costs nothing for one that was used lately."""
-        now = monotonic()
-        if conn.born < self._condemned or now >= conn.dies:
-            return "too old"
-        used = conn.last_used
-        if used > self._suspect_since and now - used < FRESH:
-            return None
-        if now - used >= self._config.idle_timeout:
-            return "idle for long"
-        if not conn.is_quiet():
-            return "found dead when it was to be lent"
-        if used <= self._suspect_since and not conn.answers(deadline, PING_TIMEOUT):
-            return "found dead when it was to be lent"
-        return None
 
     def _open(self, deadline: Deadline) -> PooledConnection:
         """Open a connection, or say that none can be had."""
@@ -277,7 +218,7 @@ class Node:
                 raise deadline.exceeded(f"pool {self.name!r}", stage="connecting") from error
             if self._stopped:
                 raise self._retired() from None
-            if any(self._is_alive(other) for other in list(self._connections)):
+            if self._shelf.reaches_server():
                 raise  # the server is there; only this connection could not be had
             raise self._unreachable(error) from error
         self.outage.up()()
@@ -290,15 +231,12 @@ class Node:
 
     def _unreachable(self, error: Exception) -> BackendUnavailable:
         tell = self.outage.down(error, hopeless=_is_hopeless(error))
-        self._suspect_since = monotonic()
+        self._shelf.suspect()
         self.lender.turn_away(self.outage.error)
         self._events.tell(Failed, error=error)
         tell()
         self._lost()
         return self.outage.error()
-
-    def _is_alive(self, conn: PooledConnection) -> bool:
-        return conn.born >= self._condemned and not conn.hung_up()
 
     def _connect(self, deadline: Deadline, timeout: float) -> PooledConnection:
         began = perf_counter()
@@ -319,30 +257,8 @@ class Node:
             raise
         seconds = perf_counter() - began
         conn.dies = conn.born + self._config.max_lifetime * random.uniform(0.95, 1.0)
-        self._connections.add(conn)
-        shard = self._tally.mine()
-        shard.created += 1
-        shard.create.add(seconds)
-        self._events.tell(Connected, seconds=seconds)
+        self._shelf.add(conn, seconds)
         return conn
-
-    def _close(self, conn: PooledConnection, reason: str) -> None:
-        with self._lock:
-            if conn.retired:
-                return
-            conn.retired = True
-        self._connections.discard(conn)
-        conn.disconnect()
-        self._tally.mine().closed += 1
-        self._events.tell(Removed, reason=reason)
-
-    def _close_idle(self, reason: str) -> None:
-        while self._idle:
-            try:
-                conn = self._idle.popleft()
-            except IndexError:
-                return
-            self._close(conn, reason)
 
     def _probe(self) -> None:
         """Look whether the server is back, in a thread of its own: connecting may take its time."""
@@ -355,7 +271,7 @@ class Node:
             self.outage.down(error)()
 
     def _look(self) -> None:
-        self._close_idle("found dead while idle")
+        self._shelf.clear("found dead while idle")
         try:
             conn = self._connect(Deadline.after(PROBE_TIMEOUT), PROBE_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not back
