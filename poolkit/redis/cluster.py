@@ -16,6 +16,7 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError
+from redis.utils import str_if_bytes
 
 from ..core.deadline import Deadline
 from ..core.errors import BackendUnavailable, PoolClosed
@@ -95,8 +96,8 @@ class Cluster:
                     raise
                 state.phase = Phase.CONNECTING
                 asking = None
-            except ClusterDownError:
-                self.look_soon()
+            except ClusterDownError as error:
+                self._down(error)
                 raise
         raise ClusterDownError("the nodes of the cluster do not agree where this key is")
 
@@ -125,6 +126,8 @@ class Cluster:
             for at, reply in zip(positions, found, strict=True):
                 replies[at] = reply
         for at, reply in enumerate(replies):
+            if isinstance(reply, ClusterDownError):
+                self._down(reply)
             if isinstance(reply, AskError):
                 args, traits = commands[at]
                 try:
@@ -137,7 +140,9 @@ class Cluster:
 
     def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
         """Return the node that has *key*; for None, any."""
-        slots = self._slots or self._learn(deadline)
+        slots = self._slots
+        if not slots or self._outage.cause is not None:
+            slots = self._wait_for_slots(deadline)
         if key is None:
             node = random.choice([*self._nodes.values()])
         else:
@@ -232,35 +237,49 @@ class Cluster:
             )
         return node
 
-    def _learn(self, deadline: Deadline) -> list[Node | None]:
-        """Wait until it is known where the slots are."""
+    def _wait_for_slots(self, deadline: Deadline) -> list[Node | None]:
+        """Wait until it is known where the slots are, and the nodes agree that they are served."""
         until = Deadline.after(self._config.acquire_timeout).earlier(deadline)
-        patient = self._config.offline_queue
-        self.look_soon()
-        with self._lock:
-            thread = self._looking
-        if thread is not None:
-            thread.join(max(0.0, min(until.remaining(), threading.TIMEOUT_MAX)))
-        while not self._slots:
+        if self._outage.cause is None:
+            self.look_soon()
+            with self._lock:
+                thread = self._looking
+            if thread is not None:
+                thread.join(max(0.0, min(until.remaining(), threading.TIMEOUT_MAX)))
+        while not self._slots or self._outage.cause is not None:
             if self._ended:
                 raise PoolClosed(f"pool {self._config.name!r} is closed; make a new one")
-            if patient and not until.expired and self._outage.wait(until):
+            patient = self._config.offline_queue and not until.expired
+            if patient and self._outage.wait(until):
                 continue
+            self._tally.mine().refused += 1
             if deadline.expired:
-                raise deadline.exceeded(f"pool {self._config.name!r}", stage="connecting")
+                raise deadline.exceeded(
+                    f"pool {self._config.name!r}", stage="connecting"
+                ) from self._outage.cause
             raise self._outage.error()
         return self._slots
+
+    def _down(self, error: ClusterDownError) -> None:
+        """Believe a node that the cluster does not serve, until another one says that it does."""
+        self._outage.down(error)()
 
     def _look(self) -> None:
         while True:
             with self._lock:
                 self._look_again = False
+            tell = None
             try:
                 self._apply(self._ask_anybody())
                 tell = self._outage.up()
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing was learnt
-                tell = self._outage.down(error, hopeless=classify(error, Phase.CONNECTING).hopeless)
-            tell()
+                # What is known may still serve; its nodes tell when they can't be reached.
+                if not self._slots or self._outage.cause is not None:
+                    tell = self._outage.down(
+                        error, hopeless=classify(error, Phase.CONNECTING).hopeless
+                    )
+            if tell is not None:
+                tell()
             with self._lock:
                 if not self._look_again or self._ended:
                     self._looking = None
@@ -278,15 +297,19 @@ class Cluster:
             if self._ended:
                 break
             try:
-                reply = ask(
+                info, reply = ask(
                     server,
                     self._config,
+                    ("CLUSTER", "INFO"),
                     ("CLUSTER", "SLOTS"),
                     until=Deadline.after(ASK_TIMEOUT),
                     timeout=ASK_TIMEOUT,
                 )
             except Exception as error:  # noqa: BLE001 - the next one may know
                 last = error
+                continue
+            if "cluster_state:ok" not in str_if_bytes(info):
+                last = ClusterDownError(f"{server} says that the cluster does not serve")
                 continue
             ranges = _parse(reply, server)
             if ranges:

@@ -53,16 +53,16 @@ def connection_options(config: RedisConfig) -> dict[str, Any]:
 def ask(
     server: Server,
     config: RedisConfig,
-    args: Sequence[Argument],
-    *,
+    *questions: Sequence[Argument],
     until: Deadline,
     timeout: float,
-) -> Any:
-    """Return the reply to one command, on a connection made for it."""
+) -> list[Any]:
+    """Return the replies to *questions*, asked on a connection made for them. Raises what the server refuses."""
     conn = make_connection(server, config)
     conn.ready_check = False
+    until = Deadline.after(timeout).earlier(until)
     try:
         conn.open(until, timeout)
-        return conn.command(args, traits_of(args), until=Deadline.after(timeout).earlier(until))
+        return [conn.command(words, traits_of(words), until=until) for words in questions]
     finally:
         conn.disconnect()

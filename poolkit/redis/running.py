@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import redis
+
 from ..core.deadline import Deadline, ambient
 from ..core.events import Closed, Events, Opened
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
-from ..core.retry import Retrier, Try
+from ..core.retry import Again, Phase, Retrier, Try
 from ..core.stats import PoolStats, Tally
 from .cluster import Cluster
 from .commands import Argument, Command, traits_of
@@ -73,11 +75,20 @@ class Running:
         def attempt(state: Try) -> list[Any]:
             return self.topology.batch(commands, state=state, deadline=deadline)
 
-        return self.retrier.call(
+        replies = self.retrier.call(
             attempt,
             idempotent=idempotent or all(traits.repeatable(args) for args, traits in commands),
             deadline=deadline,
         )
+        for at, reply in enumerate(replies):
+            if _was_not_run(reply):
+                try:
+                    replies[at] = self.command(commands[at][0], idempotent=idempotent)
+                except redis.ResponseError as error:
+                    replies[at] = error
+                    if _was_not_run(error):
+                        break  # nor would the others be
+        return replies
 
     def use(
         self,
@@ -149,3 +160,10 @@ class Running:
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
+
+
+def _was_not_run(reply: object) -> bool:
+    """Whether *reply* says that the server would take the command at another time, or elsewhere."""
+    if not isinstance(reply, redis.RedisError):
+        return False
+    return classify(reply, Phase.RUNNING).again is Again.SAFE

@@ -40,7 +40,7 @@ class Sentinels:
         problems = []
         for server in servers:
             try:
-                found = ask(
+                (found,) = ask(
                     server,
                     self._config,
                     ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service),
