@@ -19,7 +19,14 @@ from redis.exceptions import AskError, ClusterDownError, MovedError
 from redis.utils import str_if_bytes
 
 from ..core.deadline import Deadline
-from ..core.errors import BackendUnavailable, PoolClosed
+from ..core.errors import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    DeadlineOutcomeUnknown,
+    OutcomeUnknown,
+    PoolClosed,
+    PoolKitError,
+)
 from ..core.events import Events
 from ..core.housekeeper import housekeeper
 from ..core.outage import Outage
@@ -117,8 +124,10 @@ class Cluster:
                 found = node.batch(
                     [commands[at] for at in positions], state=state, deadline=deadline
                 )
-            except BackendUnavailable:
-                if done or not node.retired or self._ended:
+            except (redis.RedisError, PoolKitError) as error:
+                if done:
+                    raise _part_has_run(error) from error
+                if not isinstance(error, BackendUnavailable) or not node.retired or self._ended:
                     raise
                 state.phase = Phase.CONNECTING
                 return self.batch(commands, state=state, deadline=deadline)
@@ -338,6 +347,14 @@ def slot_of(key: Argument) -> int:
     """Return the slot of *key*: of the part in braces, if it has one."""
     raw = key if isinstance(key, bytes) else str(key).encode()
     return key_slot(bytes(key) if isinstance(key, (bytearray, memoryview)) else raw)
+
+
+def _part_has_run(error: Exception) -> OutcomeUnknown:
+    """Return the error for a pipeline that one node has run already, and another one not."""
+    text = f"only a part of the pipeline is known to have run, on some nodes: {error}"
+    if isinstance(error, DeadlineExceeded):
+        return DeadlineOutcomeUnknown(text, stage=error.stage)
+    return OutcomeUnknown(text)
 
 
 def _server_of(error: AskError, node: Node) -> Server:
