@@ -8,13 +8,13 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
 from redis.connection import AbstractConnection
-from redis.utils import SENTINEL
+from redis.utils import HIREDIS_AVAILABLE, SENTINEL
 
 from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineOutcomeUnknown
@@ -26,6 +26,10 @@ from .wire import PlainWire, TlsWire, Wire
 
 if TYPE_CHECKING:
     from .node import Node
+
+pack_fast: Callable[[tuple[Any, ...]], bytes] | None = None
+if HIREDIS_AVAILABLE:
+    from hiredis import pack_command as pack_fast
 
 _NOT_GIVEN: Any = SENTINEL
 
@@ -158,7 +162,7 @@ class PooledConnection(AbstractConnection):
 
     def send(self, args: Sequence[Argument], traits: Traits, until: Deadline = NEVER) -> None:
         """Send one command; its reply is owed then."""
-        packed = self._command_packer.pack(*args)
+        packed = self._pack(args)
         self._begin(args, traits, until)
         self._transmit(packed)
 
@@ -195,15 +199,13 @@ class PooledConnection(AbstractConnection):
         push_request: bool = False,
     ) -> Any:
         """Read one reply. Raises what the server answered, :class:`~poolkit.DeadlineExceeded`, or redis-py's errors."""
-        options: dict[str, Any] = {"disable_decoding": disable_decoding}
-        if push_request:
-            options["push_request"] = True
-        if timeout is not _NOT_GIVEN:
-            # Waiting for messages, not for the answer to a command.
-            self._wire.until = ambient().at
-            options["timeout"] = timeout
         try:
-            reply = self._parser.read_response(**options)
+            if timeout is _NOT_GIVEN:
+                reply = self._parser.read_response(disable_decoding, push_request)
+            else:
+                # Waiting for messages, not for the answer to a command.
+                self._wire.until = ambient().at
+                reply = self._parser.read_response(disable_decoding, push_request, timeout)
         except BaseException as error:  # noqa: BLE001 - raised again
             if disconnect_on_error:
                 self.disconnect()
@@ -282,6 +284,17 @@ class PooledConnection(AbstractConnection):
             super().__del__()
 
     # -- private -------------------------------------------------------------------------------------
+
+    def _pack(self, args: Sequence[Any]) -> Sequence[Any]:
+        """Return a command as it is sent. What hiredis can't do by itself, redis-py's packer does around it."""
+        name = args[0]
+        if pack_fast is not None and type(args) is tuple and type(name) is str and " " not in name:
+            try:
+                return (pack_fast(args),)
+            except TypeError:
+                pass  # a memoryview, say
+        packed: Sequence[Any] = self._command_packer.pack(*args)
+        return packed
 
     def _begin(self, args: Sequence[Any], traits: Traits, until: Deadline = NEVER) -> None:
         """Note what a command that is about to be sent asks for, and by when it has to be answered."""
