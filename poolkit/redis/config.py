@@ -51,7 +51,7 @@ class RedisConfig(PoolConfig):
     ``lazy_connect``
         connect at the first use; else ``open()`` connects, and raises if it can't.
     ``max_retries``
-        shorthand for ``retry``: how often to try again after a failure.
+        shorthand for the attempts of ``retry``: how often to try again after a failure.
     ``decode_responses``
         answers are ``str``; else ``bytes``.
     ``client_name``
@@ -183,10 +183,7 @@ class RedisConfig(PoolConfig):
         return f"redis {where}/{self.db}"
 
     def _check_retries(self) -> None:
-        retries = checks.count("max_retries", self.max_retries)
-        if self.retry.attempts != MAX_RETRIES + 1:
-            if retries not in (MAX_RETRIES, self.retry.attempts - 1):
-                raise ConfigError("give retry or max_retries, not both")
+        if checks.count("max_retries", self.max_retries) == MAX_RETRIES:
             self._set(max_retries=self.retry.attempts - 1)
 
     def _set_tls(self) -> None:

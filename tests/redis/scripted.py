@@ -16,10 +16,11 @@ HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 class ScriptedRedis:
     """Reads commands and sends what *answer* returns for each; greets and answers PING by itself."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, ping: Callable[[], bytes] = lambda: b"+PONG\r\n") -> None:
         self.heard: list[Words] = []
         self.connections = 0
         self._answer = answer
+        self._ping = ping
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -73,7 +74,7 @@ class ScriptedRedis:
                     elif name == b"CLIENT":
                         reply = b"+OK\r\n"
                     elif name == b"PING":
-                        reply = b"+PONG\r\n"
+                        reply = self._ping()
                     else:
                         reply = self._answer(words)
                     if not reply:

@@ -125,8 +125,8 @@ def test_max_retries_is_short_for_the_attempts_of_the_policy():
     assert RedisConfig(url="redis://a").policy == RetryPolicy(attempts=4)
     assert RedisConfig(url="redis://a", max_retries=0).policy.attempts == 1
     assert RedisConfig(url="redis://a", retry=RetryPolicy(attempts=7)).max_retries == 6
-    with pytest.raises(ConfigError, match="not both"):
-        RedisConfig(url="redis://a", retry=RetryPolicy(attempts=7), max_retries=2)
+    slow = RedisConfig(url="redis://a", retry=RetryPolicy(base=1), max_retries=9)
+    assert slow.policy == RetryPolicy(attempts=10, base=1)
 
 
 def test_certificates_are_verified_unless_told_otherwise():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -17,14 +16,10 @@ from poolkit.redis.wire import PlainWire
 from tests.core.support import LONG, Interrupted, Task, eventually
 from tests.faults.proxy import FaultProxy
 
+from .support import through
+
 THREADS = 50
 COMMANDS = 2_000  # of each thread
-
-
-def through(proxy: FaultProxy, server: RedisServer) -> str:
-    """Return the address of *server*, by way of *proxy*."""
-    parts = urlsplit(server.url)
-    return parts._replace(netloc=f":{server.password}@127.0.0.1:{proxy.port}").geturl()
 
 
 def turns_left(cache: RedisPool, size: int) -> int:
