@@ -59,7 +59,11 @@ class Pool(Generic[ConfigT, RunningT]):
         return self
 
     def __enter__(self) -> Self:
-        return self.open()
+        try:
+            return self.open()
+        except BaseException:
+            self.close(timeout=0)  # __exit__ will not be called
+            raise
 
     def __exit__(
         self,
