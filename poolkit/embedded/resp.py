@@ -1,91 +1,66 @@
-"""Ask a Redis server something over a plain socket: enough RESP for that, and no driver."""
+"""Enough of Redis' protocol to set up servers: one command, one answer."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from types import TracebackType
+from pathlib import Path
+from typing import Any, BinaryIO
 
-# A reply: a text, a number, nothing, or a list of those. mypy follows no deeper than is of use here.
-Reply = str | int | None | list["Reply"]
+from .process import EmbeddedError
+
+Word = str | int | bytes
+
+ANSWER_TIMEOUT = 5.0
 
 
-class ReplyError(Exception):
-    """The server answered with an error."""
+def ask(path: Path, password: str, *command: Word) -> Any:
+    """Send a command to the server that listens on the socket *path*, and return its answer.
 
-
-class Conversation:
-    """A connection to a server on 127.0.0.1, one question at a time, each within *timeout* seconds.
-
-    Raises :class:`OSError` when there is no answer, and :class:`ReplyError` when it is an error.
+    Strings are decoded so that they can be sent back as they were. When this returns, the server has
+    forgotten the connection: who counts its clients sees their own only. Raises
+    :class:`EmbeddedError` for an error as answer, and for none.
     """
-
-    def __init__(self, port: int, password: str, *, timeout: float) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
-        self._stream = self._socket.makefile("rb")
-        try:
-            self.ask("AUTH", password)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Conversation:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def ask(self, *words: str | int) -> Reply:
-        """Send a command; return the reply."""
-        self._socket.sendall(_command(words))
-        return self._read()
-
-    def close(self) -> None:
-        """End the conversation."""
-        self._stream.close()
-        self._socket.close()
-
-    def _read(self) -> Reply:
-        line = self._stream.readline()
-        if not line.endswith(b"\r\n"):
-            raise ConnectionResetError("the server closed the connection")
-        kind, rest = line[:1], line[1:-2].decode()
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            raise ReplyError(rest)
-        number = int(rest)
-        if kind == b":":
-            return number
-        if number < 0:
-            return None
-        if kind == b"*":
-            return [self._read() for _ in range(number)]
-        return self._stream.read(number + 2)[:-2].decode()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(ANSWER_TIMEOUT)
+            connection.connect(str(path))
+            connection.sendall(_encoded("AUTH", password) + _encoded(*command))
+            with connection.makefile("rb") as answers:
+                _read(answers)
+                answer = _read(answers)
+                connection.shutdown(socket.SHUT_WR)
+                answers.read()
+            return answer
+    except OSError as error:
+        raise EmbeddedError(f"Redis doesn't answer: {error}") from error
 
 
-def ask(port: int, password: str, *words: str | int, timeout: float = 1.0) -> Reply:
-    """Ask the server on that port one question."""
-    with Conversation(port, password, timeout=timeout) as server:
-        return server.ask(*words)
-
-
-def table(reply: Reply) -> dict[str, str]:
-    """Read a list of names and values in turn, as Sentinel's, or the lines of an INFO."""
-    if isinstance(reply, list):
-        words = list(map(str, reply))
-        return dict(zip(words[::2], words[1::2], strict=True))
-    pairs = (line.partition(":") for line in str(reply).splitlines())
-    return {name: value for name, colon, value in pairs if colon}
-
-
-def _command(words: Sequence[str | int]) -> bytes:
-    encoded = [str(word).encode() for word in words]
-    parts = [b"*%d\r\n" % len(encoded)]
-    parts += [b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded]
+def _encoded(*words: Word) -> bytes:
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        encoded = word if isinstance(word, bytes) else str(word).encode(errors="surrogateescape")
+        parts.append(b"$%d\r\n%b\r\n" % (len(encoded), encoded))
     return b"".join(parts)
+
+
+def _read(answers: BinaryIO) -> Any:
+    """Read one answer of RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/)."""
+    line = answers.readline()
+    if not line.endswith(b"\r\n"):
+        raise ConnectionError("the connection was closed")
+    kind, rest = line[:1], line[1:-2]
+    if kind == b"-":
+        raise EmbeddedError(f"Redis says: {rest.decode(errors='replace')}")
+    if kind == b"+":
+        return rest.decode()
+    number = int(rest)
+    if kind == b":":
+        return number
+    if number < 0:
+        return None
+    if kind == b"$":
+        content = answers.read(number + 2)
+        if len(content) < number + 2:
+            raise ConnectionError("the connection was closed")
+        return content[:-2].decode(errors="surrogateescape")
+    return [_read(answers) for _ in range(number)]

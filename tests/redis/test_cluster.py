@@ -209,7 +209,8 @@ def test_a_master_that_is_killed_under_load_costs_a_failover_and_nothing_else(ca
 
     tasks = [Task(work, number) for number in range(threads)]
     try:
-        eventually(lambda: min(acknowledged) > 5)
+        eventually(lambda: min(acknowledged) > 5 or any(task.error for task in tasks))
+        assert [task.error for task in tasks if task.error is not None] == []
         victim = redis_cluster.master_of("counter 0")
         replicated = list(acknowledged)
         with cache.connection(key="counter 0") as conn:
