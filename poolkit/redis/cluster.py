@@ -180,13 +180,14 @@ class Cluster:
             thread = threading.Thread(
                 target=self._look, name=f"poolkit-topology-{self._config.name}", daemon=True
             )
-            self._looking = thread
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads to be had
-            with self._lock:
-                self._looking = None
-            self._outage.down(error)()
+            try:
+                thread.start()  # in here, so that who sees it can join it
+            except RuntimeError as error:  # no more threads to be had
+                tell = self._outage.down(error)
+            else:
+                self._looking = thread
+                return
+        tell()
 
     def nodes(self) -> list[Node]:
         """Return the masters, and former ones whose connections are still lent."""

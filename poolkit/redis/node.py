@@ -264,11 +264,14 @@ class Node:
         """Look whether the server is back, in a thread of its own: connecting may take its time."""
         thread = threading.Thread(target=self._look, name=f"poolkit-probe-{self.name}", daemon=True)
         with self._lock:
-            self._prober = thread
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads to be had
-            self.outage.down(error)()
+            try:
+                thread.start()  # in here, so that who sees it can join it
+            except RuntimeError as error:  # no more threads to be had
+                tell = self.outage.down(error)
+            else:
+                self._prober = thread
+                return
+        tell()
 
     def _look(self) -> None:
         self._shelf.clear("found dead while idle")
