@@ -79,7 +79,7 @@ def test_demo_in_json():
     result = python("-m", "poolkit", "demo", *SMALL, "--json")
 
     assert result.returncode == 0, result.stderr
-    (scene,) = json.loads(result.stdout)["scenes"]
+    scene, cache = json.loads(result.stdout)["scenes"]
     assert [run["contender"] for run in scene["runs"]] == CONTENDERS
     for run in scene["runs"]:
         assert (run["requests"], run["answered"], run["errors"]) == (40, 40, 0)
@@ -91,6 +91,19 @@ def test_demo_in_json():
     assert leak["call_site"] in leak["error"]
     assert "send_by_mail" in leak["stack"]
     assert leak["leases_after"] == 0
+
+    assert [run["contender"] for run in cache["runs"]] == [
+        "no cache",
+        "cache, a connection a request",
+        "cache, redis-py's pool",
+        "cache, poolkit",
+    ]
+    assert all((run["answered"], run["errors"]) == (40, 0) for run in cache["runs"])
+    alone, per_request, _, pooled = cache["runs"]
+    assert alone["connections_opened"] == 0
+    assert per_request["connections_opened"] == 40
+    assert pooled["connections_opened"] <= 20
+    assert cache["leak"] is None
 
 
 def test_ctrl_c_ends_the_demo_without_a_traceback():

@@ -14,7 +14,7 @@ import click
 from poolkit.core.errors import PoolKitError
 
 if TYPE_CHECKING:
-    from .scene import Outcome
+    from .scene import Outcome, Scene
 
 _OVERTIME = (
     15.0  # s beyond --seconds for what is not measured: the server's start, the leak, cleaning up
@@ -47,8 +47,9 @@ class TimeIsUp(Exception):
 def command(threads: int, requests_per_thread: int, seconds: float, as_json: bool) -> None:
     """Serve many concurrent requests without a pool and with pools, and compare.
 
-    Starts a private PostgreSQL server, and removes it at the end. Shows throughput, latency,
-    connections and errors, then leaks a connection on purpose to show how the pool names it.
+    Starts private PostgreSQL and Redis servers, and removes them at the end. Shows throughput,
+    latency, connections and errors, leaks a connection on purpose to show how the pool names it,
+    and puts a cache in front of the database.
     """
     try:
         with _time_limit(seconds + _OVERTIME):
@@ -81,20 +82,22 @@ def command(threads: int, requests_per_thread: int, seconds: float, as_json: boo
 
 
 def _play(threads: int, requests_per_thread: int, until: float) -> list[Outcome]:
+    from .cache import CacheScene
     from .display import display
     from .postgres import PostgresScene
     from .scene import play
 
-    scenes = [PostgresScene()]
+    scenes: list[Scene] = [PostgresScene(), CacheScene()]
     with display() as shown:
         return [
             play(
                 scene,
                 scene.workload(threads=threads, requests_per_thread=requests_per_thread),
-                until=until,
+                until=until
+                - (until - monotonic()) * (len(scenes) - number) / (len(scenes) - number + 1),
                 display=shown,
             )
-            for scene in scenes
+            for number, scene in enumerate(scenes, start=1)
         ]
 
 

@@ -41,7 +41,7 @@ def print_outcome(outcome: Outcome) -> None:
         [Text(), _runs_table(outcome.runs)],
         map(Text, _remarks(outcome.runs)),
         [Text(), _claims_table(outcome.claims), Text()],
-        _leak_lines(outcome.leak),
+        _leak_lines(outcome.leak) if outcome.leak is not None else (),
     ):
         # Lines stay whole, so that a call site can be found in them and copied.
         console.print(part, soft_wrap=isinstance(part, Text))
@@ -64,17 +64,23 @@ def as_json(outcomes: Sequence[Outcome]) -> dict[str, object]:
                     {"claim": claim.text, "measured": claim.measured, "met": claim.met}
                     for claim in outcome.claims
                 ],
-                "leak": {
-                    "error": outcome.leak.error,
-                    "thread_name": outcome.leak.thread_name,
-                    "call_site": outcome.leak.call_site,
-                    "held_for": outcome.leak.held_for,
-                    "stack": outcome.leak.stack,
-                    "leases_after": outcome.leak.leases_after,
-                },
+                "leak": _leak_as_json(outcome.leak),
             }
             for outcome in outcomes
         ],
+    }
+
+
+def _leak_as_json(leak: Leak | None) -> dict[str, object] | None:
+    if leak is None:
+        return None
+    return {
+        "error": leak.error,
+        "thread_name": leak.thread_name,
+        "call_site": leak.call_site,
+        "held_for": leak.held_for,
+        "stack": leak.stack,
+        "leases_after": leak.leases_after,
     }
 
 

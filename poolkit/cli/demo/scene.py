@@ -113,7 +113,8 @@ class Scene(Protocol):
 
     def claims(self, runs: Sequence[Run], workload: Workload) -> list[Claim]: ...
 
-    def leak(self, address: str) -> Leak: ...
+    def leak(self, address: str) -> Leak | None:
+        """Leak a connection; None where that would show nothing new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class Outcome:
     workload: Workload
     runs: Sequence[Run]
     claims: Sequence[Claim]
-    leak: Leak
+    leak: Leak | None
 
 
 def play(scene: Scene, workload: Workload, *, until: float, display: Display) -> Outcome:
