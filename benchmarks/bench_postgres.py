@@ -7,15 +7,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    closing,
-    contextmanager,
-    nullcontext,
-)
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
-from itertools import count, cycle
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -23,6 +17,7 @@ import psycopg_pool
 
 from benchmarks import answers, memory
 from benchmarks.answers import Answer
+from benchmarks.asks import Ask, Asks, asking, spread
 from benchmarks.crew import Contender, Turn
 from benchmarks.harness import Plan, Race
 from benchmarks.progress import Watcher
@@ -76,12 +71,7 @@ EMPTY_TARGETS = (
 )
 MEMORY_AT_MOST_MB = 5.0
 
-Ask = Callable[[int], Any]  # a key's rows
 EXPECTED = [(key, [(f"v{key}",)]) for key in random.Random(2).sample(range(1, ROWS + 1), ROWS)]
-
-
-class WrongAnswer(Exception):
-    """A contender gave rows that were not asked for."""
 
 
 def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[Answer]:
@@ -136,7 +126,7 @@ def _memory_answered(conninfo: str, plan: Plan, watcher: Watcher) -> Answer:
 
 def lookups(conninfo: str) -> list[Contender]:
     """Return every way to look one key up; ours beside the peers they are compared with."""
-    ways: list[tuple[str, Callable[[int], AbstractContextManager[Sequence[Ask]]], bool]] = [
+    ways: list[tuple[str, Asks, bool]] = [
         ("raw psycopg, pinned", partial(_raw, conninfo), False),
         ("psycopg2 ThreadedConnectionPool", partial(_psycopg2, conninfo), False),
         ("SQLAlchemy QueuePool", partial(_sqlalchemy, conninfo), False),
@@ -147,7 +137,7 @@ def lookups(conninfo: str) -> list[Contender]:
         (BLOCK, partial(_blocks, poolkit_pool, conninfo), True),
         ("no pool", partial(_no_pool, conninfo), False),
     ]
-    return [Contender(name, partial(_looking_up, asks), ours) for name, asks, ours in ways]
+    return [Contender(name, partial(asking, asks, EXPECTED), ours) for name, asks, ours in ways]
 
 
 def empty_blocks(conninfo: str) -> list[Contender]:
@@ -221,18 +211,11 @@ def _raw(conninfo: str, threads: int) -> Iterator[Sequence[Ask]]:
             stack.enter_context(psycopg.connect(conninfo, autocommit=True))
             for _ in range(min(threads, SIZE))
         ]
-        shared = threads > SIZE
-        guards = [threading.Lock() if shared else nullcontext() for _ in conns]
 
-        def ask_on(conn: psycopg.Connection[Any], guard: AbstractContextManager[Any]) -> Ask:
-            def ask(key: int) -> Any:
-                with guard:
-                    return conn.execute(SQL, [key]).fetchall()
+        def ask_on(conn: psycopg.Connection[Any]) -> Ask:
+            return lambda key: conn.execute(SQL, [key]).fetchall()
 
-            return ask
-
-        asks = [ask_on(conn, guard) for conn, guard in zip(conns, guards, strict=True)]
-        yield [asks[index % len(asks)] for index in range(threads)]
+        yield spread([ask_on(conn) for conn in conns], threads)
 
 
 @contextmanager
@@ -341,26 +324,6 @@ def _mostly_empty(
 
         # Not cycle(): it keeps what it has given, and the growth would be the benchmark's own.
         yield [turn_of(count(index)) for index in range(threads)]
-
-
-@contextmanager
-def _looking_up(
-    asks: Callable[[int], AbstractContextManager[Sequence[Ask]]], threads: int
-) -> Iterator[Sequence[Turn]]:
-    """Yield turns that each look up a thread's next key, and check what comes back."""
-    with asks(threads) as opened:
-        yield [_lookup(ask, EXPECTED[index::threads]) for index, ask in enumerate(opened)]
-
-
-def _lookup(ask: Ask, keys: Sequence[tuple[int, Sequence[Any]]]) -> Turn:
-    expected = cycle(keys)
-
-    def turn() -> None:
-        key, rows = next(expected)
-        if (found := ask(key)) != rows:
-            raise WrongAnswer(f"asked for {rows}, got {found}")
-
-    return turn
 
 
 # The server ----------------------------------------------------------------------------------------

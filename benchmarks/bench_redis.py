@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
-from itertools import cycle
+from operator import attrgetter
 from typing import Any
 
 import redis
 
 from benchmarks import answers
 from benchmarks.answers import Answer
-from benchmarks.crew import Contender, Turn
+from benchmarks.asks import Ask, Expected, asking, spread
+from benchmarks.crew import Contender
 from benchmarks.harness import Plan, Race
 from benchmarks.progress import Watcher
 from benchmarks.targets import P50, SLOWEST_SHARE, Target
@@ -25,20 +25,22 @@ PACKAGES = ("redis", "hiredis", "valkey-glide-sync")
 
 SIZE = 20
 KEYS = 10_000
+BATCH = 100
 WAIT = 30.0
 MAX_CLIENTS = 1000  # 500 threads without a bound take one each
 THREADS = (1, 8, 50, 500)
-BATCH = 100
+BATCH_THREADS = (1, 8)  # a hundred calls of each of 50 threads outlast a round
 
 POOL = "RedisPool"
 BLOCKING = "redis-py BlockingConnectionPool(20)"
-DEFAULT = "redis.Redis default"
+DEFAULT = "redis.Redis default, unbounded"
 RAW = "raw connection, pinned"
 GLIDE = "valkey-glide-sync"
-PIPELINE = "RedisPool pipeline of 100"
-CALLS = "RedisPool 100 calls"
-POOLED = "RedisPool over TLS"
-PER_CALL = "redis.Redis, connecting per call over TLS"
+PIPELINE = "RedisPool, pipeline"
+CALLS = "RedisPool, 100 calls"
+POOLED = "RedisPool, pooled"
+PER_CALL = "redis.Redis, made per call"
+PER_CALL_KEPT = "RedisPool, made per call, CA kept"
 
 GET_TARGETS = tuple(
     Target(name="get", contender=POOL, peer=BLOCKING, threads=threads, at_least=at_least)
@@ -56,32 +58,34 @@ FAIRNESS_TARGETS = (
 PIPELINE_TARGETS = (
     Target(name="pipeline of 100", contender=PIPELINE, peer=CALLS, threads=1, at_least=10.0),
 )
-TLS_TARGETS = (
-    Target(name="latency", contender=POOLED, peer=PER_CALL, measure=P50, threads=1, at_most=0.1),
+TLS_TARGETS = tuple(
+    Target(name="latency", contender=POOLED, peer=peer, measure=P50, threads=1, at_most=0.1)
+    for peer in (PER_CALL, PER_CALL_KEPT)
 )
 
-Ask = Callable[[str], Any]
-Open = Callable[[str, int], AbstractContextManager[Sequence[Any]]]  # a client for each thread
+Clients = Callable[[int], AbstractContextManager[Sequence[Any]]]  # for each thread its client
+Way = tuple[str, Clients, bool]  # its name, and whether it is ours
 
-
-class WrongAnswer(Exception):
-    """A contender gave a value that was not asked for."""
+_NUMBERS = random.Random(2).sample(range(KEYS), KEYS)
+VALUES: Expected = [(f"k{number}", f"v{number}") for number in _NUMBERS]
+WRITTEN: Expected = [(f"w{number}", True) for number in _NUMBERS]
+BATCHES: Expected = [
+    tuple(zip(*VALUES[start : start + BATCH], strict=True)) for start in range(0, KEYS, BATCH)
+]
 
 
 def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[Answer]:
     """Start a server, race, and answer the wanted questions."""
     server = RedisServer(tls=True, settings={"maxclients": str(MAX_CLIENTS)})
-    with server:
-        with closing(redis.Redis.from_url(server.url)) as client:
-            client.mset({f"k{number}": f"v{number}" for number in range(KEYS)})
+    with server as url:
+        with closing(redis.Redis.from_url(url)) as client:
+            client.mset(dict(VALUES))
         if {"get_by_threads", "fairness"} & set(wanted):
-            yield from _gets_answered(server.url, plan, wanted, watcher)
+            yield from _gets_answered(url, plan, wanted, watcher)
         if "set_by_threads" in wanted:
-            race = _race("redis.set_by_threads", clients(server.url), _setting, THREADS, 60.0)
-            question = f"Redis: one SET a request, threads sharing {SIZE} connections"
-            yield answers.speed(race.name, question, race.run(plan, watcher), BLOCKING, ())
+            yield _sets_answered(url, plan, watcher)
         if "pipeline" in wanted:
-            yield _pipeline_answered(server.url, plan, watcher)
+            yield _pipeline_answered(url, plan, watcher)
         if "tls" in wanted:
             yield _tls_answered(server, plan, watcher)
 
@@ -89,89 +93,93 @@ def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[
 def _gets_answered(
     url: str, plan: Plan, wanted: Collection[str], watcher: Watcher
 ) -> Iterator[Answer]:
-    race = _race("redis.get_by_threads", clients(url), _getting, THREADS, 75.0)
+    name = "redis.get_by_threads"
+    contenders = [_contender(*way, attrgetter("get"), VALUES) for way in ways(url)]
+    race = Race(name=name, contenders=contenders, threads=THREADS, budget=66.0)
     results = race.run(plan, watcher)
     if "get_by_threads" in wanted:
         question = f"Redis: one GET a request, threads sharing {SIZE} connections"
-        yield answers.speed(race.name, question, results, BLOCKING, GET_TARGETS)
+        yield answers.speed(name, question, results, BLOCKING, GET_TARGETS)
     if "fairness" in wanted:
         question = "Redis: for each turn of the median thread, how many had the slowest thread?"
         yield answers.fairness("redis.fairness", question, results, (50, 500), FAIRNESS_TARGETS)
 
 
+def _sets_answered(url: str, plan: Plan, watcher: Watcher) -> Answer:
+    name = "redis.set_by_threads"
+    contenders = [_contender(*way, _setting, WRITTEN) for way in ways(url)]
+    race = Race(name=name, contenders=contenders, threads=THREADS, budget=32.0)
+    question = f"Redis: one SET a request, threads sharing {SIZE} connections"
+    return answers.speed(name, question, race.run(plan, watcher), BLOCKING, ())
+
+
 def _pipeline_answered(url: str, plan: Plan, watcher: Watcher) -> Answer:
+    name = "redis.pipeline"
+    pool, blocking, glide = partial(_pool, url), partial(_blocking, url), partial(_glide, url)
     contenders = [
-        Contender(PIPELINE, partial(_batches, url, _as_pipeline), ours=True),
-        Contender(CALLS, partial(_batches, url, _one_by_one), ours=True),
+        _contender(PIPELINE, pool, True, _pool_pipeline, BATCHES),
+        _contender(CALLS, pool, True, _calls, BATCHES),
+        _contender(f"{BLOCKING}, pipeline", blocking, False, _redis_pipeline, BATCHES),
+        _contender(f"{BLOCKING}, {BATCH} calls", blocking, False, _calls, BATCHES),
+        _contender(f"{GLIDE}, pipeline", glide, False, attrgetter("batch"), BATCHES),
+        _contender(f"{GLIDE}, {BATCH} calls", glide, False, _calls, BATCHES),
     ]
-    race = Race(name="redis.pipeline", contenders=contenders, threads=(1,), budget=15.0)
-    question = f"Redis: {BATCH} commands at once, or one after the other?"
-    return answers.speed(race.name, question, race.run(plan, watcher), CALLS, PIPELINE_TARGETS)
+    race = Race(name=name, contenders=contenders, threads=BATCH_THREADS, budget=24.0)
+    question = f"Redis: {BATCH} GETs in a pipeline, or one after the other?"
+    return answers.speed(name, question, race.run(plan, watcher), CALLS, PIPELINE_TARGETS)
 
 
 def _tls_answered(server: RedisServer, plan: Plan, watcher: Watcher) -> Answer:
-    opens: list[tuple[str, Open, bool]] = [
-        (POOLED, partial(_pool, {"ca_file": str(server.ca_file)}), True),
-        (PER_CALL, partial(_connecting, {"ssl_ca_certs": str(server.ca_file)}), False),
+    name = "redis.tls"
+    url, ca_file = server.tls_url, str(server.ca_file)
+    tls_ways: list[Way] = [
+        (POOLED, partial(_pool, url, ca_file=ca_file), True),
+        (PER_CALL, partial(_per_call, url, ca_file), False),
+        (PER_CALL_KEPT, partial(_pool_per_call, url, ca_file), False),
     ]
-    race = _race(
-        "redis.tls",
-        [(name, partial(open_, server.tls_url), ours) for name, open_, ours in opens],
-        _getting,
-        (1,),
-        20.0,
-    )
+    contenders = [_contender(*way, attrgetter("get"), VALUES) for way in tls_ways]
+    race = Race(name=name, contenders=contenders, threads=(1,), budget=8.0)
     question = "Redis over TLS: a connection a call, or a pool?"
-    return answers.speed(race.name, question, race.run(plan, watcher), PER_CALL, TLS_TARGETS)
+    return answers.speed(name, question, race.run(plan, watcher), PER_CALL, TLS_TARGETS)
 
 
 # The contenders ------------------------------------------------------------------------------------
 
 
-Way = tuple[str, Callable[[int], AbstractContextManager[Sequence[Any]]], bool]
-
-
-def clients(url: str) -> list[Way]:
-    """Return every way to reach the server, ours beside the peers that it is compared with."""
-    ways: list[tuple[str, Open, bool]] = [
-        (RAW, _pinned, False),
-        (DEFAULT, _default, False),
-        (POOL, partial(_pool, {}), True),
-        (BLOCKING, _blocking, False),
-        (GLIDE, _glide, False),
+def ways(url: str) -> list[Way]:
+    """Return every way to reach the server; ours beside the peers that it is compared with."""
+    return [
+        (RAW, partial(_pinned, url), False),
+        (DEFAULT, partial(_default, url), False),
+        (POOL, partial(_pool, url), True),
+        (BLOCKING, partial(_blocking, url), False),
+        (GLIDE, partial(_glide, url), False),
     ]
-    return [(name, partial(way, url), ours) for name, way, ours in ways]
 
 
-def _race(
-    name: str,
-    ways: Sequence[Way],
-    turns: Callable[[Sequence[Any]], Sequence[Turn]],
-    threads: Sequence[int],
-    budget: float,
-) -> Race:
-    contenders = [
-        Contender(label, partial(_opened, open_, turns), ours) for label, open_, ours in ways
-    ]
-    return Race(name=name, contenders=contenders, threads=threads, budget=budget)
+def _contender(
+    name: str, clients: Clients, ours: bool, ask_of: Callable[[Any], Ask], expected: Expected
+) -> Contender:
+    """Return the contender whose threads ask of their clients what ``ask_of`` makes of each."""
+    return Contender(name, partial(asking, partial(_asks, clients, ask_of), expected), ours)
 
 
 @contextmanager
-def _opened(
-    open_: Callable[[int], AbstractContextManager[Sequence[Any]]],
-    turns: Callable[[Sequence[Any]], Sequence[Turn]],
-    threads: int,
-) -> Iterator[Sequence[Turn]]:
-    with open_(threads) as opened:
-        yield turns(opened)
+def _asks(clients: Clients, ask_of: Callable[[Any], Ask], threads: int) -> Iterator[Sequence[Ask]]:
+    with clients(threads) as opened:
+        yield [ask_of(client) for client in opened]
 
 
 @contextmanager
-def _pool(options: dict[str, Any], url: str, threads: int) -> Iterator[Sequence[Any]]:
+def _pool(url: str, threads: int, **settings: Any) -> Iterator[Sequence[Any]]:
+    """Yield a RedisPool, all the connections made that its threads can use."""
     # Imported late: while it can't be, only its own contenders fail, and say why.
     from poolkit import RedisPool
 
-    with RedisPool(url, max_size=SIZE, acquire_timeout=WAIT, **options) as cache:
+    with RedisPool(url, max_size=SIZE, acquire_timeout=WAIT, **settings) as cache:
+        with ExitStack() as held:
+            for _ in range(min(threads, SIZE)):
+                held.enter_context(cache.connection())
         yield [cache] * threads
 
 
@@ -180,145 +188,149 @@ def _blocking(url: str, threads: int) -> Iterator[Sequence[Any]]:
     pool = redis.BlockingConnectionPool.from_url(
         url, max_connections=SIZE, timeout=WAIT, decode_responses=True
     )
-    with closing(redis.Redis(connection_pool=pool)) as client:
+    with _connected(pool, min(threads, SIZE)) as client:
         yield [client] * threads
-    pool.disconnect()
 
 
 @contextmanager
 def _default(url: str, threads: int) -> Iterator[Sequence[Any]]:
-    """redis-py's own pool: a connection for each thread that asks, without a bound of our own."""
-    with closing(
-        redis.Redis.from_url(url, decode_responses=True, max_connections=MAX_CLIENTS - 100)
+    """redis-py's own pool makes a connection for each thread; it refuses the 101st unless told otherwise."""
+    bound = {"max_connections": threads} if threads > 100 else {}
+    with _connected(
+        redis.ConnectionPool.from_url(url, decode_responses=True, **bound), threads
     ) as client:
         yield [client] * threads
 
 
 @contextmanager
-def _connecting(options: dict[str, Any], url: str, threads: int) -> Iterator[Sequence[Any]]:
-    class PerCall:
-        def get(self, key: str) -> Any:
-            with closing(redis.Redis.from_url(url, decode_responses=True, **options)) as client:
-                return client.get(key)
-
-    yield [PerCall()] * threads
+def _connected(pool: redis.ConnectionPool, connections: int) -> Iterator[redis.Redis]:
+    """Yield a client of one of redis-py's pools, so many connections made."""
+    with closing(pool):
+        for conn in [pool.get_connection() for _ in range(connections)]:
+            pool.release(conn)
+        yield redis.Redis(connection_pool=pool)
 
 
 @contextmanager
 def _pinned(url: str, threads: int) -> Iterator[Sequence[Any]]:
     """One connection a thread; more threads than connections share them, by index and under a lock."""
-
-    class Pinned:
-        def __init__(self, guard: AbstractContextManager[Any]) -> None:
-            self._guard = guard
-            self.conn = made.make_connection()
-            self.conn.connect()
-
-        def get(self, key: str) -> Any:
-            return self._ask("GET", key)
-
-        def set(self, key: str, value: str) -> Any:
-            return self._ask("SET", key, value) == "OK"
-
-        def _ask(self, *words: str) -> Any:
-            with self._guard:
-                self.conn.send_command(*words)
-                return self.conn.read_response()
-
-    made = redis.ConnectionPool.from_url(url, decode_responses=True)
-    shared = threads > SIZE
-    pinned = [
-        Pinned(threading.Lock() if shared else nullcontext()) for _ in range(min(threads, SIZE))
-    ]
     with ExitStack() as stack:
-        for one in pinned:
-            stack.callback(one.conn.disconnect)
-        yield [pinned[index % len(pinned)] for index in range(threads)]
+        pool = stack.enter_context(
+            closing(redis.ConnectionPool.from_url(url, decode_responses=True))
+        )
+        conns = [pool.get_connection() for _ in range(min(threads, SIZE))]
+        yield [Pinned(run) for run in spread([_run_on(conn) for conn in conns], threads)]
+
+
+class Pinned:
+    """A connection without a pool, as a client."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._run = run
+
+    def get(self, key: str) -> Any:
+        return self._run("GET", key)
+
+    def set(self, key: str, value: str) -> bool:
+        return self._run("SET", key, value) == "OK"
+
+
+def _run_on(conn: Any) -> Callable[..., Any]:
+    def run(*words: str) -> Any:
+        conn.send_command(*words)
+        return conn.read_response()
+
+    return run
 
 
 @contextmanager
 def _glide(url: str, threads: int) -> Iterator[Sequence[Any]]:
-    """Valkey's client with a Rust core: one connection, on which it combines what threads ask."""
-    import glide_sync as glide
+    """Valkey's client with a Rust core: one connection, on which it sends what all threads ask."""
+    import glide_sync
 
     parts = redis.connection.parse_url(url)
-    client = glide.GlideClient.create(
-        glide.GlideClientConfiguration(
-            [glide.NodeAddress(parts["host"], parts["port"])],
-            credentials=glide.ServerCredentials(parts["password"]),
+    client = glide_sync.GlideClient.create(
+        glide_sync.GlideClientConfiguration(
+            [glide_sync.NodeAddress(parts["host"], parts["port"])],
+            credentials=glide_sync.ServerCredentials(parts["password"]),
             request_timeout=round(WAIT * 1000),
         )
     )
-
-    class Decoding:
-        def get(self, key: str) -> Any:
-            found = client.get(key)
-            return None if found is None else found.decode()
-
-        def set(self, key: str, value: str) -> Any:
-            return client.set(key, value) == "OK"
-
-    try:
-        yield [Decoding()] * threads
-    finally:
-        client.close()
+    with closing(client):
+        yield [Glide(client, partial(glide_sync.Batch, is_atomic=False))] * threads
 
 
-# What they do --------------------------------------------------------------------------------------
+class Glide:
+    """A glide client that answers ``str``, as the others do."""
 
+    def __init__(self, client: Any, make_batch: Callable[[], Any]) -> None:
+        self._client = client
+        self._make_batch = make_batch
 
-def _getting(opened: Sequence[Any]) -> list[Turn]:
-    """Return turns that each get a thread's next key, and check what comes back."""
-    numbers = random.Random(2).sample(range(KEYS), KEYS)
+    def get(self, key: str) -> Any:
+        found = self._client.get(key)
+        return None if found is None else found.decode()
 
-    def turn_of(client: Any, keys: Sequence[int]) -> Turn:
-        upcoming = cycle(keys)
+    def set(self, key: str, value: str) -> bool:
+        return self._client.set(key, value) == "OK"
 
-        def turn() -> None:
-            number = next(upcoming)
-            if (found := client.get(f"k{number}")) != f"v{number}":
-                raise WrongAnswer(f"asked for v{number}, got {found!r}")
-
-        return turn
-
-    return [turn_of(client, numbers[index :: len(opened)]) for index, client in enumerate(opened)]
-
-
-def _setting(opened: Sequence[Any]) -> list[Turn]:
-    """Return turns that each set a key of the thread's own."""
-
-    def turn_of(client: Any, key: str) -> Turn:
-        def turn() -> None:
-            if not client.set(key, "value"):
-                raise WrongAnswer("SET was not answered with OK")
-
-        return turn
-
-    return [turn_of(client, f"t{index}") for index, client in enumerate(opened)]
+    def batch(self, keys: Sequence[str]) -> Any:
+        batch = self._make_batch()
+        for key in keys:
+            batch.get(key)
+        return tuple(value.decode() for value in self._client.exec(batch, raise_on_error=True))
 
 
 @contextmanager
-def _batches(
-    url: str, run: Callable[[Any, Sequence[int]], list[Any]], threads: int
-) -> Iterator[Sequence[Turn]]:
-    numbers = range(BATCH)
-    expected = [f"v{number}" for number in numbers]
-    with _pool({}, url, threads) as opened:
+def _per_call(url: str, ca_file: str, threads: int) -> Iterator[Sequence[Any]]:
+    """What many do: redis-py reads the system's CAs at each connection, which takes longer than TLS."""
 
-        def turn_of(cache: Any) -> Turn:
-            def turn() -> None:
-                if run(cache, numbers) != expected:
-                    raise WrongAnswer("a batch brought other values than asked for")
+    def make() -> AbstractContextManager[Any]:
+        return closing(redis.Redis.from_url(url, decode_responses=True, ssl_ca_certs=ca_file))
 
-            return turn
-
-        yield [turn_of(cache) for cache in opened]
+    yield [MadePerCall(make)] * threads
 
 
-def _as_pipeline(cache: Any, numbers: Sequence[int]) -> list[Any]:
-    found: list[Any] = cache.pipeline([("GET", f"k{number}") for number in numbers])
-    return found
+@contextmanager
+def _pool_per_call(url: str, ca_file: str, threads: int) -> Iterator[Sequence[Any]]:
+    """A connection a call without the CAs in it: they are read once, in the config."""
+    from poolkit import RedisConfig, RedisPool
+
+    config = RedisConfig(url=url, ca_file=ca_file)
+    yield [MadePerCall(lambda: RedisPool(config))] * threads
 
 
-def _one_by_one(cache: Any, numbers: Sequence[int]) -> list[Any]:
-    return [cache.get(f"k{number}") for number in numbers]
+class MadePerCall:
+    """Makes a client for each call."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._make = make
+
+    def get(self, key: str) -> Any:
+        with self._make() as client:
+            return client.get(key)
+
+
+# What they are asked -------------------------------------------------------------------------------
+
+
+def _setting(client: Any) -> Ask:
+    return lambda key: client.set(key, "value")
+
+
+def _calls(client: Any) -> Ask:
+    return lambda keys: tuple([client.get(key) for key in keys])
+
+
+def _pool_pipeline(cache: Any) -> Ask:
+    return lambda keys: tuple(cache.pipeline([("GET", key) for key in keys]))
+
+
+def _redis_pipeline(client: Any) -> Ask:
+    def ask(keys: Sequence[str]) -> Any:
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.get(key)
+        return tuple(pipeline.execute())
+
+    return ask

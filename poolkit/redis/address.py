@@ -86,6 +86,10 @@ def _parse_url(url: str, port: int = DEFAULT_PORT) -> Address:
             "it can't be read as redis://user:password@host:port/db; "
             "percent-encode special characters of the password"
         ) from None
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise ConfigError(
+            "it has an '@' after the host; percent-encode special characters of the password"
+        )
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
     if parts.scheme == "unix":
         if not parts.path or parts.path == "/":

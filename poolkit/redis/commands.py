@@ -117,7 +117,7 @@ _CONTAINERS = _names(
 _FIRST_KEY_AT = {
     **dict.fromkeys(("BITOP", "PFDEBUG", "MEMORY", "OBJECT", "XGROUP", "XINFO"), 2),
     **dict.fromkeys(("LMPOP", "SINTERCARD", "ZDIFF", "ZINTER", "ZINTERCARD", "ZMPOP", "ZUNION"), 2),
-    **dict.fromkeys(("BLMPOP", "BZMPOP", "MIGRATE"), 3),
+    **dict.fromkeys(("BLMPOP", "BZMPOP"), 3),
 }
 _COUNTED_KEYS = _names(
     """
@@ -182,14 +182,16 @@ def _describe(name: str) -> Traits:
     elif name in _TIMEOUT_LAST_MS:
         blocks = lambda args: _seconds(args, len(args) - 1, 0.001)  # noqa: E731
     elif name in _AFTER_STREAMS:
-        blocks = lambda args: _seconds(args, _after(args, "BLOCK"), 0.001)  # noqa: E731
+        blocks = lambda args: _seconds(args, _option_of_streams(args, "BLOCK"), 0.001)  # noqa: E731
     first_key: Callable[[Sequence[Argument]], Argument | None]
     if name in _KEYLESS or command in _KEYLESS:
         first_key = _no_key
     elif name in _COUNTED_KEYS:
         first_key = _counted_key
     elif name in _AFTER_STREAMS:
-        first_key = lambda args: _word(args, _after(args, "STREAMS"))  # noqa: E731
+        first_key = lambda args: _word(args, _option_of_streams(args, "STREAMS"))  # noqa: E731
+    elif name == "MIGRATE":
+        first_key = _migrated_key
     else:
         at = _FIRST_KEY_AT.get(command, 1)
         first_key = lambda args: _word(args, at)  # noqa: E731
@@ -237,10 +239,27 @@ def _counted_key(args: Sequence[Argument]) -> Argument | None:
     return _word(args, 3) if count is not None and _text(count) != "0" else None
 
 
-def _after(args: Sequence[Argument], word: str) -> int | None:
+def _migrated_key(args: Sequence[Argument]) -> Argument | None:
+    """Return the key of MIGRATE: in its place, or after KEYS when there are several."""
+    key = _word(args, 3)
+    if key is None or _text(key):
+        return key
     for position, argument in enumerate(args):
-        if isinstance(argument, (str, bytes)) and _text(argument).upper() == word:
+        if isinstance(argument, (str, bytes)) and _text(argument).upper() == "KEYS":
+            return _word(args, position + 1)
+    return None
+
+
+def _option_of_streams(args: Sequence[Argument], option: str) -> int | None:
+    """Return where the value of an *option* of XREAD or XREADGROUP is; after STREAMS there are only keys."""
+    position = 4 if words(args)[0] == "XREADGROUP" else 1
+    while position < len(args):
+        name = _text(args[position]).upper()
+        if name == option:
             return position + 1
+        if name == "STREAMS":
+            return None
+        position += 1 if name == "NOACK" else 2
     return None
 
 
@@ -248,8 +267,8 @@ def _word(args: Sequence[Argument], position: int | None) -> Argument | None:
     """Return a word counted as the server counts them: a name like ``MEMORY USAGE`` is two."""
     if position is None:
         return None
-    if isinstance(args[0], str) and " " in args[0]:
-        position -= args[0].count(" ")
+    if isinstance(args[0], (str, bytes)):
+        position -= len(args[0].split()) - 1
     return args[position] if 0 <= position < len(args) else None
 
 

@@ -51,7 +51,7 @@ class RedisConfig(PoolConfig):
     ``lazy_connect``
         connect at the first use; else ``open()`` connects, and raises if it can't.
     ``max_retries``
-        shorthand for the attempts of ``retry``: how often to try again after a failure.
+        shorthand for the attempts of ``retry``: how often to try again after a failure, by default 3 times.
     ``decode_responses``
         answers are ``str``; else ``bytes``.
     ``client_name``
@@ -83,7 +83,7 @@ class RedisConfig(PoolConfig):
     offline_queue: bool = True
     lazy_connect: bool = True
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(attempts=MAX_RETRIES + 1))
-    max_retries: int = MAX_RETRIES
+    max_retries: int | None = None
     decode_responses: bool = True
     client_name: str = ""
     maintenance_notifications: bool = False
@@ -112,7 +112,8 @@ class RedisConfig(PoolConfig):
         checks.flag("maintenance_notifications", self.maintenance_notifications)
         if not _is_plain_word(checks.text("client_name", self.client_name)):
             raise ConfigError("client_name must have no spaces and no special characters")
-        self._check_retries()
+        if self.max_retries is not None:
+            checks.count("max_retries", self.max_retries)
         self._set_tls()
 
     def __repr__(self) -> str:
@@ -131,6 +132,8 @@ class RedisConfig(PoolConfig):
     @property
     def policy(self) -> RetryPolicy:
         """``retry`` with as many attempts as ``max_retries`` allows."""
+        if self.max_retries is None:
+            return self.retry
         return dataclasses.replace(self.retry, attempts=self.max_retries + 1)
 
     def _set(self, **values: object) -> None:
@@ -181,10 +184,6 @@ class RedisConfig(PoolConfig):
         if self.nodes:
             return f"redis cluster {where}"
         return f"redis {where}/{self.db}"
-
-    def _check_retries(self) -> None:
-        if checks.count("max_retries", self.max_retries) == MAX_RETRIES:
-            self._set(max_retries=self.retry.attempts - 1)
 
     def _set_tls(self) -> None:
         checks.flag("verify", self.verify)

@@ -57,7 +57,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def _classify_connecting(error: redis.RedisError) -> Verdict:
-    if is_full(error) or isinstance(error, _NOT_NOW_ERRORS):
+    if is_full(error) or is_busy(error) or isinstance(error, _NOT_NOW_ERRORS):
         return _NOT_NOW
     if isinstance(error, (redis.AuthenticationError, redis.ResponseError)):
         return _HOPELESS  # wrong password, no such database: trying again would not help

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 
@@ -28,9 +28,6 @@ Ttl = int | float | timedelta
 
 LARGEST = 512 * 1024 * 1024
 """Bytes of the largest argument that Redis takes (``proto-max-bulk-len``)."""
-
-_PLAIN = frozenset({str, bytes, int, float})
-_ACCEPTED = (str, bytes, bytearray, memoryview, int, float)
 
 
 class RedisPool(Pool[RedisConfig, Running]):
@@ -189,7 +186,8 @@ class RedisPool(Pool[RedisConfig, Running]):
                 raise ConfigError(
                     f"command {number} of the pipeline must be a tuple of words, not {checks.kind(words)}"
                 )
-            listed.append((_checked(words), traits_of(words)))
+            plain = _checked(words)
+            listed.append((plain, traits_of(plain)))
         if not listed:
             return []
         running = self._lifecycle.running or self._lifecycle.open()
@@ -254,10 +252,14 @@ def _checked(words: Sequence[Argument]) -> Sequence[Argument]:
         raise ConfigError("a command begins with its name, as in ('GET', 'key')")
     for position, word in enumerate(words):
         kind = type(word)
-        if kind not in _PLAIN:
-            _check_odd(word, words, position)
-        elif (kind is str or kind is bytes) and len(word) > LARGEST:  # type: ignore[arg-type]
-            raise _too_large(words, position)
+        if kind is str:
+            if len(word) * 4 > LARGEST and len(word.encode()) > LARGEST:  # type: ignore[union-attr,arg-type]
+                raise _too_large(words, position)
+        elif kind is bytes:
+            if len(word) > LARGEST:  # type: ignore[arg-type]
+                raise _too_large(words, position)
+        elif kind is not int and kind is not float:
+            return _checked([_plain(word, words, at) for at, word in enumerate(words)])
     if traits_of(words).session is not Session.KEEPS:
         raise ConfigError(
             f"{traits_of(words).name} changes the connection it is sent on: use one of your own, "
@@ -266,14 +268,20 @@ def _checked(words: Sequence[Argument]) -> Sequence[Argument]:
     return words
 
 
-def _check_odd(word: object, words: Sequence[Argument], position: int) -> None:
-    if isinstance(word, bool) or not isinstance(word, _ACCEPTED):
-        raise ConfigError(
-            f"word {position} of {traits_of(words).name} must be str, bytes or a number, "
-            f"not {checks.kind(word)}; convert it first, with json.dumps say"
-        )
-    if isinstance(word, (str, bytes, bytearray, memoryview)) and len(word) > LARGEST:
-        raise _too_large(words, position)
+def _plain(word: Any, words: Sequence[Argument], position: int) -> Argument:
+    """Return *word* as what it stands for; hiredis knows no subclasses."""
+    if isinstance(word, (bytearray, memoryview)):
+        return bytes(word)
+    kinds: tuple[Any, ...] = (str, bytes, int, float)
+    for kind in kinds:
+        if type(word) is kind:
+            return cast("Argument", word)
+        if isinstance(word, kind) and not isinstance(word, bool):
+            return cast("Argument", kind(word))
+    raise ConfigError(
+        f"word {position} of {traits_of(words).name} must be str, bytes or a number, "
+        f"not {checks.kind(word)}; convert it first, with json.dumps say"
+    )
 
 
 def _too_large(words: Sequence[Argument], position: int) -> ConfigError:

@@ -6,6 +6,7 @@ redis-py's connections read and write through it, so that whatever they do keeps
 from __future__ import annotations
 
 import math
+import select
 import socket
 import struct
 from time import monotonic
@@ -37,29 +38,38 @@ class Wire:
 
     def sendall(self, data: Any) -> None:
         """Send all of *data*, or raise :class:`TimeoutError`."""
-        sent = self._once(self._sock.send, data)
+        sent = self._send(data)
         if sent < len(data):
             rest = memoryview(data)[sent:]
             while rest:
-                rest = rest[self._once(self._sock.send, rest) :]
+                rest = rest[self._send(rest) :]
 
     def recv_into(self, buffer: Any) -> int:
         """Receive some bytes, or raise :class:`TimeoutError`."""
-        received: int = self._once(self._sock.recv_into, buffer)
+        received: int = self._receive(self._sock.recv_into, buffer)
         return received
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive some bytes, or raise :class:`TimeoutError`; with *flags*, when something is there already."""
         if flags:
             return self._sock.recv(size, flags)
-        received: bytes = self._once(self._sock.recv, size)
+        received: bytes = self._receive(self._sock.recv, size)
         return received
 
     def _prepare(self) -> None:
         raise NotImplementedError
 
-    def _once(self, call: Any, data: Any) -> Any:
+    def _send(self, data: Any) -> int:
         raise NotImplementedError
+
+    def _receive(self, call: Any, data: Any) -> Any:
+        raise NotImplementedError
+
+    def _left(self) -> float:
+        left = self.until - monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return min(left, LONGEST)
 
 
 class PlainWire(Wire):
@@ -73,11 +83,19 @@ class PlainWire(Wire):
         self._sock.settimeout(None)
         self._limit = math.inf  # what the kernel was told
 
-    def _once(self, call: Any, data: Any) -> Any:
+    def _send(self, data: Any) -> int:
         while True:
-            left = self.until - monotonic()
-            if left <= 0:
-                raise TimeoutError("timed out")
+            left = self._left()
+            try:
+                return self._sock.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                poller = select.poll()
+                poller.register(self._sock, select.POLLOUT)
+                poller.poll(max(1, left * 1000))
+
+    def _receive(self, call: Any, data: Any) -> Any:
+        while True:
+            left = self._left()
             if self._limit > left + SLACK or self._limit < left / 2:
                 self._tell(left)
             try:
@@ -86,11 +104,9 @@ class PlainWire(Wire):
                 pass  # the kernel's time is up; ours perhaps not
 
     def _tell(self, seconds: float) -> None:
-        limit = min(seconds, LONGEST)
-        value = struct.pack("ll", int(limit), max(1, int(limit % 1 * 1_000_000)))
+        value = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1_000_000)))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-        self._limit = limit if limit < LONGEST else math.inf
+        self._limit = seconds
 
 
 class TlsWire(Wire):
@@ -99,9 +115,14 @@ class TlsWire(Wire):
     def _prepare(self) -> None:
         """Nothing to do."""
 
-    def _once(self, call: Any, data: Any) -> Any:
-        left = self.until - monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        self._sock.settimeout(min(left, LONGEST) if left < math.inf else None)
-        return call(data)
+    def _send(self, data: Any) -> int:
+        sent: int = self._receive(self._sock.send, data)
+        return sent
+
+    def _receive(self, call: Any, data: Any) -> Any:
+        while True:
+            self._sock.settimeout(self._left())
+            try:
+                return call(data)
+            except TimeoutError:
+                pass  # perhaps only the longest of a single wait

@@ -124,7 +124,7 @@ def test_nodes_may_be_one_string_with_commas():
 def test_max_retries_is_short_for_the_attempts_of_the_policy():
     assert RedisConfig(url="redis://a").policy == RetryPolicy(attempts=4)
     assert RedisConfig(url="redis://a", max_retries=0).policy.attempts == 1
-    assert RedisConfig(url="redis://a", retry=RetryPolicy(attempts=7)).max_retries == 6
+    assert RedisConfig(url="redis://a", retry=RetryPolicy(attempts=7)).policy.attempts == 7
     slow = RedisConfig(url="redis://a", retry=RetryPolicy(base=1), max_retries=9)
     assert slow.policy == RetryPolicy(attempts=10, base=1)
 

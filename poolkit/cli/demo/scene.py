@@ -1,6 +1,6 @@
 """What the demo is made of: scenes, one a backend, in which contenders do the same work in turn.
 
-A backend's scene is all that its module has to define; see :mod:`.postgres`.
+A backend's scene is all that its module has to define; see :mod:`.postgres` and :mod:`.cache`.
 """
 
 from __future__ import annotations

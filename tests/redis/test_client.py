@@ -1,0 +1,270 @@
+"""redis-py's API over the pool, and over the one connection that a block holds."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import redis
+
+from poolkit import DeadlineExceeded, OutcomeUnknown, PoolTimeout, RedisPool, deadline
+from tests.core.support import LONG, Task, eventually, together
+from tests.faults.proxy import FaultProxy
+
+from .support import SCHEDULING, Stopwatch, through
+
+
+@pytest.fixture
+def cache(redis_url):
+    """Give a pool on the empty shared server."""
+    with RedisPool(redis_url) as cache:
+        yield cache
+
+
+# -- client --------------------------------------------------------------------------------------------
+
+
+def test_the_client_is_one_and_the_same(cache):
+    assert cache.client is cache.client
+    assert isinstance(cache.client, redis.Redis)
+
+
+def test_sorted_sets_scans_and_scripts(cache):
+    cache.client.mset({f"key {number}": number for number in range(500)})
+
+    assert len(set(cache.client.scan_iter(match="key *", count=50))) == 500
+    assert cache.client.zadd("z", {"a": 1, "b": 2}) == 2
+    assert cache.client.zrangebyscore("z", 2, "+inf") == ["b"]
+    assert cache.client.register_script("return KEYS[1] .. ARGV[1]")(["k"], ["v"]) == "kv"
+    assert cache.stats().created == 1
+    assert cache.stats().in_use == 0
+
+
+def test_a_transaction_is_one_and_its_errors_are_told(cache):
+    assert cache.client.pipeline().set("k", 1).incr("k").get("k").execute() == [True, 2, "2"]
+    assert cache.client.pipeline(transaction=False).incr("k").incr("k").execute() == [3, 4]
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        cache.client.pipeline().set("l", 1).lpush("l", 2).set("after", 1).execute()
+
+    assert cache.get("after") == "1"
+    assert (cache.stats().in_use, cache.stats().closed) == (0, 0)
+
+
+def test_a_transaction_with_watch_loses_no_update(cache):
+    cache.set("n", 0)
+
+    def add_one(pipe):
+        value = int(pipe.get("n"))
+        pipe.multi()
+        pipe.set("n", value + 1)
+
+    together(5, lambda _: [cache.client.transaction(add_one, "n") for _ in range(20)])
+
+    assert cache.get("n") == "100"
+    assert (cache.stats().in_use, cache.stats().errors) == (0, 0)
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+def test_a_pipeline_of_redis_py_whose_connection_is_cut_runs_once(
+    redis_server, redis_url, transaction
+):
+    with (
+        FaultProxy("127.0.0.1", redis_server.port) as proxy,
+        RedisPool(through(proxy, redis_server)) as cache,
+    ):
+        cache.get("n")
+        hit = proxy.cut_after_request(1)
+        pipe = cache.client.pipeline(transaction=transaction).incr("n").incr("n")
+
+        with pytest.raises((redis.ConnectionError, OutcomeUnknown)):
+            pipe.execute()
+
+        assert hit.wait(LONG)
+        eventually(lambda: redis_server.ask("GET", "n") == "2")
+        assert cache.incr("n") == 3
+        assert cache.stats().in_use == 0
+
+
+def test_a_lock_admits_one_at_a_time(cache):
+    inside, most = [], []
+
+    def work(number):
+        for _ in range(5):
+            with cache.client.lock("lock", timeout=LONG, sleep=0.001):
+                inside.append(number)
+                most.append(len(inside))
+                inside.remove(number)
+
+    together(4, work)
+
+    assert len(most) == 20
+    assert max(most) == 1
+    assert cache.exists("lock") == 0
+
+
+def test_a_subscriber_keeps_its_connection_and_what_it_leaves_is_not_lent(cache):
+    pubsub = cache.client.pubsub()
+    pubsub.subscribe("channel")
+    assert pubsub.get_message(timeout=LONG)["type"] == "subscribe"
+    assert cache.stats().in_use == 1
+
+    assert cache.execute("PUBLISH", "channel", "grün") == 1
+    assert pubsub.get_message(timeout=LONG)["data"] == "grün"
+    with Stopwatch() as watch:
+        assert pubsub.get_message(timeout=0.1) is None
+    assert 0.09 < watch.seconds < 0.1 + SCHEDULING
+
+    pubsub.close()
+    assert cache.stats().in_use == 0
+    assert together(5, lambda n: cache.execute("ECHO", str(n))) == ["0", "1", "2", "3", "4"]
+
+
+def test_what_a_client_changes_is_not_lent_to_others(cache):
+    assert cache.client.execute_command("SELECT", 3)
+    assert cache.set("k", "in database 0")
+    assert cache.client.execute_command("MULTI") == "OK"
+    assert cache.get("k") == "in database 0"
+
+    assert cache.stats().closed == 2
+
+
+def test_closing_the_client_leaves_the_pool_open(cache):
+    with cache.client as client:
+        assert client.ping()
+    client.close()
+
+    assert cache.set("k", "v")
+    assert cache.client.get("k") == "v"
+
+
+def test_a_client_keeps_to_the_deadline(cache):
+    with Stopwatch() as watch, pytest.raises(DeadlineExceeded), deadline(0.2):
+        cache.client.blpop(["nothing"], timeout=0)
+
+    assert watch.seconds < 0.2 + 0.05 + SCHEDULING
+    assert cache.client.ping()
+
+
+def test_no_repr_of_a_client_has_the_password(redis_server, cache):
+    with cache.connection() as conn:
+        shown = repr(conn) + repr(conn.connection_pool) + repr(conn.connection_pool.conn)
+    shown += repr(cache.client) + repr(cache.client.connection_pool) + repr(cache.client.pipeline())
+
+    assert redis_server.password not in shown
+
+
+# -- connection ----------------------------------------------------------------------------------------
+
+
+def test_blocks_within_one_another_have_connections_of_their_own(cache):
+    with cache.connection() as outer, cache.connection() as inner:
+        assert outer.client_id() != inner.client_id()
+        assert cache.stats().in_use == 2
+
+    assert cache.stats().in_use == 0
+    assert cache.stats().idle == 2
+
+
+def test_a_block_can_not_be_entered_twice_at_a_time(cache):
+    block = cache.connection()
+    with block as conn:
+        with pytest.raises(RuntimeError, match="already entered"):
+            block.__enter__()
+        assert conn.ping()
+
+    with block as conn:
+        assert conn.ping()
+    assert cache.stats().in_use == 0
+
+
+def test_watch_and_multi_on_a_held_connection(cache):
+    cache.set("k", "1")
+    with cache.connection() as conn:
+        with conn.pipeline() as pipe:
+            pipe.watch("k")
+            value = int(pipe.get("k"))
+            pipe.multi()
+            pipe.set("k", value + 1)
+            assert pipe.execute() == [True]
+        with conn.pipeline() as pipe:
+            pipe.watch("k")
+            assert cache.set("k", "theirs")
+            pipe.multi()
+            pipe.set("k", "mine")
+            with pytest.raises(redis.WatchError):
+                pipe.execute()
+
+    assert cache.get("k") == "theirs"
+    assert cache.stats().closed == 0
+
+
+def test_a_pop_blocks_for_its_own_time_and_ends_when_there_is_something(redis_url):
+    with RedisPool(redis_url, command_timeout=0.1) as cache, cache.connection() as conn:
+        with Stopwatch() as watch:
+            assert conn.blpop(["list"], timeout=0.3) is None
+        assert 0.29 < watch.seconds < 0.3 + 0.2 + SCHEDULING
+
+        waiting = Task(conn.blpop, ["list"], 0)
+        eventually(lambda: cache.client.info("clients")["blocked_clients"] == 1)
+        cache.execute("RPUSH", "list", "item")
+        assert list(waiting.result()) == ["list", "item"]
+
+    assert cache.stats().in_use == 0
+
+
+def test_a_subscriber_on_a_held_connection(cache):
+    with cache.connection() as conn, conn.pubsub() as pubsub:
+        pubsub.psubscribe("news.*")
+        assert pubsub.get_message(timeout=LONG)["type"] == "psubscribe"
+        together(3, lambda n: cache.execute("PUBLISH", f"news.{n}", n))
+        assert {pubsub.get_message(timeout=LONG)["data"] for _ in range(3)} == {"0", "1", "2"}
+
+    assert cache.stats().in_use == 0
+    assert cache.execute("PUBLISH", "news.x", "late") == 0
+
+
+@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, GeneratorExit])
+def test_an_exception_in_a_block_gives_the_connection_back(redis_url, error):
+    with RedisPool(redis_url, max_size=1, acquire_timeout=0.5) as cache:
+        for _ in range(3):
+            with pytest.raises(error), cache.connection() as conn:
+                conn.set("k", "v")
+                raise error
+
+        assert cache.get("k") == "v"
+        assert (cache.stats().created, cache.stats().leaked) == (1, 0)
+
+
+def test_blocks_in_many_threads_never_exceed_the_size(redis_url):
+    with RedisPool(redis_url, max_size=3, acquire_timeout=LONG) as cache:
+        now, most, lock = set(), [], threading.Lock()
+
+        def work(number):
+            for _ in range(20):
+                with cache.connection() as conn:
+                    me = conn.client_id()
+                    with lock:
+                        assert me not in now
+                        now.add(me)
+                        most.append(len(now))
+                    assert conn.echo(str(number)) == str(number)
+                    with lock:
+                        now.remove(me)
+
+        together(12, work)
+
+        assert max(most) <= 3
+        assert cache.stats().created <= 3
+        assert cache.stats().leases == 240
+
+
+def test_a_block_that_gets_no_connection_holds_none(redis_url):
+    with RedisPool(redis_url, max_size=1, acquire_timeout=0.05) as cache:
+        with cache.connection():
+            for _ in range(3):
+                with pytest.raises(PoolTimeout), cache.connection():
+                    pytest.fail("there was none to be had")
+
+        assert cache.set("k", "v")
+        assert cache.leases() == []
