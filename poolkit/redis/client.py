@@ -1,24 +1,29 @@
 """redis-py's own clients, over the connections of a pool: the whole of its API, with the pool's promises.
 
-Single commands are sent again where that is safe; pipelines, transactions and pub/sub are redis-py's, on a
-connection that is lent for as long as they need it.
+Single commands, and a cluster's pipelines, are sent by the pool, and again where that is safe; other pipelines,
+transactions and pub/sub are redis-py's, on a connection that is lent for as long as they need it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.client import NEVER_DECODE
+from redis.cluster import ClusterNode, ClusterPipeline, PipelineStrategy
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from ..core.deadline import ambient
-from ..core.retry import Phase, Try
+from ..core.errors import PoolKitError
+from ..core.retry import Try
 from .address import Server
-from .commands import traits_of
+from .cluster import Cluster
+from .commands import Traits, traits_of
 from .config import RedisConfig
 from .connection import PooledConnection, TcpConnection
 from .dial import connection_options
@@ -111,20 +116,123 @@ class HeldClient(redis.Redis):
 
 
 class PooledCluster(redis.RedisCluster):
-    """A ``redis.RedisCluster`` whose single commands are sent again where that is safe."""
+    """A ``redis.RedisCluster`` whose commands the pool sends: where their keys are, and again where that is safe."""
 
     def __init__(self, run: Callable[[], Running], **options: Any) -> None:
-        self._run = run
+        self.run = run
+        self._slots = self._cluster().wait()
         super().__init__(**options)
 
-    def _internal_execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        def attempt(state: Try) -> Any:
-            state.phase = Phase.RUNNING
-            return super(PooledCluster, self)._internal_execute_command(*args, **kwargs)
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
+        """Return a pipeline, or with *transaction* one whose keys are all in one slot and that runs as a whole."""
+        self._keep_up()
+        pipe: ClusterPipeline = super().pipeline(transaction, shard_hint)
+        if not transaction:
+            pipe._execution_strategy = PooledPipeline(pipe, self)
+        return pipe
 
-        return self._run().retrier.call(
-            attempt, idempotent=traits_of(args).repeatable(args), deadline=ambient()
+    def close(self) -> None:
+        """Do nothing: the connections are the pool's."""
+
+    def _internal_execute_command(self, *args: Any, **options: Any) -> Any:
+        self._keep_up()
+        return super()._internal_execute_command(*args, **options)
+
+    def _execute_command(self, target_node: Any, *args: Any, **options: Any) -> Any:
+        """Send one command to the node that has its key; if it has none, to the one that redis-py wants."""
+        client = self.get_redis_connection(target_node)
+        key = traits_of(args).first_key(args)
+        deadline = ambient()
+
+        def send(conn: PooledConnection) -> Any:
+            return client._send_command_parse_response(conn, args[0], *args, **options)
+
+        def attempt(state: Try) -> Any:
+            cluster = self._cluster()
+            if key is not None:
+                return cluster.use(send, key, state=state, deadline=deadline)
+            node = cluster.node_at(Server(target_node.host, target_node.port))
+            return node.use(send, state=state, deadline=deadline)
+
+        reply = self.run().retrier.call(
+            attempt, idempotent=traits_of(args).repeatable(args), deadline=deadline
         )
+        parse = self.cluster_response_callbacks.get(args[0])
+        return reply if parse is None else parse(reply, **options)
+
+    def _keep_up(self) -> None:
+        """Have redis-py learn anew which nodes there are, if that has changed."""
+        slots = self._cluster().wait()
+        if slots is not self._slots:
+            self.nodes_manager.initialize()
+            self._slots = slots
+
+    def _cluster(self) -> Cluster:
+        topology = self.run().topology
+        assert isinstance(topology, Cluster)
+        return topology
+
+
+class PooledPipeline(PipelineStrategy):
+    """How a pipeline of redis-py's is sent: by the pool, since redis-py sends again what may have run."""
+
+    def __init__(self, pipe: ClusterPipeline, client: PooledCluster) -> None:
+        super().__init__(pipe)
+        self._client = client
+
+    def _send_cluster_commands(
+        self,
+        stack: Any,
+        raise_on_error: bool = True,
+        allow_redirections: bool = True,  # noqa: ARG002
+    ) -> list[Any]:
+        began = monotonic()
+        described = [(command, traits_of(command.args)) for command in stack]
+        together = [
+            (command, traits) for command, traits in described if _can_be_batched(command, traits)
+        ]
+        replies = self._client.run().batch([(command.args, traits) for command, traits in together])
+        for (command, _), reply in zip(together, replies, strict=True):
+            command.result = self._parse(command, reply)
+        for command, traits in described:
+            if not _can_be_batched(command, traits):
+                command.result = self._send_alone(command)
+        if raise_on_error:
+            self._raise_first_error(stack, began)
+        return [command.result for command in stack]
+
+    def _parse(self, command: Any, reply: Any) -> Any:
+        client = self._pipe.get_default_node().redis_connection
+        try:
+            return client.parse_response(_Told(reply), command.args[0], **command.options)
+        except redis.RedisError as error:
+            return error
+
+    def _send_alone(self, command: Any) -> Any:
+        try:
+            return self._client.execute_command(*command.args, **command.options)
+        except (redis.RedisError, PoolKitError) as error:
+            return error  # others have run
+
+
+class _Told:
+    """What redis-py takes for the connection that a reply is to be read from."""
+
+    def __init__(self, reply: Any) -> None:
+        self._reply = reply
+
+    def read_response(self) -> Any:
+        """Return the reply, or raise it."""
+        if isinstance(self._reply, Exception):
+            raise self._reply
+        return self._reply
+
+
+def _can_be_batched(command: Any, traits: Traits) -> bool:
+    """Whether a command of a pipeline says by itself where it goes, and has its reply decoded like all others."""
+    if "target_nodes" in command.options or NEVER_DECODE in command.options:
+        return False
+    return traits.first_key(command.args) is not None
 
 
 def make_client(config: RedisConfig, run: Callable[[], Running]) -> redis.Redis | PooledCluster:
@@ -133,15 +241,19 @@ def make_client(config: RedisConfig, run: Callable[[], Running]) -> redis.Redis 
 
 
 def _make_cluster_client(config: RedisConfig, run: Callable[[], Running]) -> PooledCluster:
-    """Return a client that finds the nodes by itself, and their connections in the pool."""
+    """Return a client that learns of the nodes from those that the pool knows."""
 
     def pool_at(*, host: str, port: int, **_: Any) -> LentPool:
         server = Server(host, int(port))
         return LentPool(config, run, lambda: run().topology.node_at(server))
 
+    seed = config.servers[0]
     return PooledCluster(
         run,
-        url=f"redis://{config.servers[0]}",
+        startup_nodes=[
+            ClusterNode(seed.host, seed.port, redis_connection=_make_client(config, run))
+        ],
+        dynamic_startup_nodes=False,
         connection_pool_class=pool_at,
         decode_responses=config.decode_responses,
         protocol=3,

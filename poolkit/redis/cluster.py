@@ -10,15 +10,16 @@ import logging
 import random
 import threading
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, TypeVar
 
 import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError
 from redis.utils import str_if_bytes
 
-from ..core.deadline import Deadline
+from ..core.deadline import Deadline, ambient
 from ..core.errors import (
     BackendUnavailable,
     DeadlineExceeded,
@@ -35,11 +36,22 @@ from ..core.stats import Tally
 from .address import Server
 from .commands import ASKING, Argument, Command, Traits
 from .config import RedisConfig
+from .connection import PooledConnection
 from .dial import ask
 from .failures import classify
 from .node import Node
 
 logger = logging.getLogger("poolkit.redis")
+
+ResultT = TypeVar("ResultT")
+
+_SILENCES = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    DeadlineExceeded,
+    DeadlineOutcomeUnknown,
+)
+"""What it looks like when a node does not answer."""
 
 SLOTS = 16384
 REDIRECTS = 8
@@ -47,6 +59,9 @@ REDIRECTS = 8
 
 ASK_TIMEOUT = 2.0
 """Seconds that one node may take to say what it knows of the cluster, before the next one is asked."""
+
+DOUBT_PAUSE = 0.2
+"""Seconds between two looks at most that are due to commands without an answer."""
 
 SlotMap = list[tuple[int, int, Server]]
 """The first and the last slot of a range, and the master that serves it."""
@@ -63,6 +78,9 @@ class Cluster:
         self._lock = threading.RLock()  # a collection in here may come back
         # Replaced as a whole under _lock, read without it:
         self._slots: list[Node | None] = []
+        # Hints, written by anybody:
+        self._doubted: Server | None = None
+        self._doubted_at = 0.0
         # Guarded by _lock:
         self._nodes: dict[Server, Node] = {}
         self._retired: weakref.WeakSet[Node] = weakref.WeakSet()
@@ -85,14 +103,31 @@ class Cluster:
         deadline: Deadline,
     ) -> Any:
         """Send one command to the node that has its key, and return its reply."""
-        key = traits.first_key(args)
+        return self.use(
+            lambda conn: conn.command(args, traits, decode=decode),
+            traits.first_key(args),
+            state=state,
+            deadline=deadline,
+        )
+
+    def use(
+        self,
+        work: Callable[[PooledConnection], ResultT],
+        key: Argument | None,
+        *,
+        state: Try,
+        deadline: Deadline,
+    ) -> ResultT:
+        """Return ``work(connection)``, done with a connection to the node that has *key*."""
         asking: Node | None = None  # where the slot is moving to
         for _ in range(REDIRECTS):
             node = asking or self.node_for(key, deadline)
             try:
-                if asking is not None:
-                    return self._ask(asking, (args, traits), state, deadline)
-                return node.command(args, traits, decode=decode, state=state, deadline=deadline)
+                return node.use(
+                    work if asking is None else lambda conn: _ask(conn, work),
+                    state=state,
+                    deadline=deadline,
+                )
             except MovedError as error:
                 self._moved(error, node)
                 asking = None
@@ -105,6 +140,9 @@ class Cluster:
                 asking = None
             except ClusterDownError as error:
                 self._down(error)
+                raise
+            except _SILENCES:
+                self._doubt(node)
                 raise
         raise ClusterDownError("the nodes of the cluster do not agree where this key is")
 
@@ -125,6 +163,8 @@ class Cluster:
                     [commands[at] for at in positions], state=state, deadline=deadline
                 )
             except (redis.RedisError, PoolKitError) as error:
+                if isinstance(error, _SILENCES):
+                    self._doubt(node)
                 if done:
                     raise _part_has_run(error) from error
                 if not isinstance(error, BackendUnavailable) or not node.retired or self._ended:
@@ -145,6 +185,8 @@ class Cluster:
                     )
                 except redis.ResponseError as error:
                     replies[at] = error
+                except (redis.RedisError, PoolKitError) as error:
+                    raise _part_has_run(error) from error
         return replies
 
     def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
@@ -153,7 +195,8 @@ class Cluster:
         if not slots or self._outage.cause is not None:
             slots = self._wait_for_slots(deadline)
         if key is None:
-            node = random.choice([*self._nodes.values()])
+            while (node := random.choice(slots)) is None:
+                pass  # there is one that has slots
         else:
             found = slots[slot_of(key)]
             if found is None:
@@ -161,6 +204,11 @@ class Cluster:
                 raise ClusterDownError("no node serves the slot of this key")
             node = found
         return node
+
+    def wait(self) -> object:
+        """Wait until it is known where the slots are; return what is another object when that has changed."""
+        self.node_for(None, ambient())
+        return self._slots
 
     def node_at(self, server: Server) -> Node:
         """Return the node that *server* is."""
@@ -218,13 +266,6 @@ class Cluster:
 
     # -- private -------------------------------------------------------------------------------------
 
-    def _ask(self, there: Node, command: Command, state: Try, deadline: Deadline) -> Any:
-        """Send one command where its slot is moving to, this time only."""
-        _, reply = there.batch([(("ASKING",), ASKING), command], state=state, deadline=deadline)
-        if isinstance(reply, redis.RedisError):
-            raise reply
-        return reply
-
     def _moved(self, error: MovedError, node: Node) -> None:
         """Believe the node that a slot is elsewhere, and have all of them asked."""
         there = self.node_at(_server_of(error, node))
@@ -270,6 +311,13 @@ class Cluster:
             raise self._outage.error()
         return self._slots
 
+    def _doubt(self, node: Node) -> None:
+        """Have others asked whether *node*, which did not answer, still serves."""
+        now = monotonic()
+        if now - self._doubted_at >= DOUBT_PAUSE:
+            self._doubted, self._doubted_at = node.server, now
+            self.look_soon()
+
     def _down(self, error: ClusterDownError) -> None:
         """Believe a node that the cluster does not serve, until another one says that it does."""
         self._outage.down(error)()
@@ -297,15 +345,19 @@ class Cluster:
 
     def _ask_anybody(self) -> SlotMap:
         with self._lock:
-            known = [server for server, node in self._nodes.items() if node.outage.cause is None]
-            rest = [
-                server for server in (*self._nodes, *self._config.servers) if server not in known
+            silent = [
+                server
+                for server, node in self._nodes.items()
+                if node.outage.cause is not None or server == self._doubted
             ]
+            known = [server for server in self._nodes if server not in silent]
         random.shuffle(known)
+        others = [server for server in self._config.servers if server not in silent]
         last: Exception | None = None
-        for server in dict.fromkeys((*known, *rest)):
-            if self._ended:
-                break
+        answered = False
+        for server in dict.fromkeys((*known, *others, *silent)):
+            if self._ended or (answered and server in silent):
+                break  # these may take their time, and are not the only ones
             try:
                 info, reply = ask(
                     server,
@@ -318,6 +370,7 @@ class Cluster:
             except Exception as error:  # noqa: BLE001 - the next one may know
                 last = error
                 continue
+            answered = True
             if "cluster_state:ok" not in str_if_bytes(info):
                 last = ClusterDownError(f"{server} says that the cluster does not serve")
                 continue
@@ -342,6 +395,12 @@ class Cluster:
         for node in idle:
             logger.info("pool %r: %r has no slots any more", self._config.name, node.name)
             node.retire()
+
+
+def _ask(conn: PooledConnection, work: Callable[[PooledConnection], ResultT]) -> ResultT:
+    """Do *work* where a slot is moving to, this time only."""
+    conn.command(("ASKING",), ASKING)
+    return work(conn)
 
 
 def slot_of(key: Argument) -> int:

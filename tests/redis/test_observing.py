@@ -192,6 +192,7 @@ def test_a_connection_past_its_lifetime_is_replaced_and_never_cut_off_in_use(red
             eventually(lambda: _age(held) > 0.15)
             assert held.client_id() == first
             assert held.connection_pool.conn.born == born
+        assert cache.stats().size == 0  # closed when it came back
 
         assert cache.execute("CLIENT", "ID") != first
         assert (cache.stats().created, cache.stats().closed) == (2, 1)

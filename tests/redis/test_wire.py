@@ -228,6 +228,19 @@ def test_an_instant_that_is_set_anew_is_the_one_that_holds(ends, then):
     assert watch.seconds < 0.02 + SLACK + SCHEDULING
 
 
+def test_an_instant_that_is_nearer_than_the_one_before_is_the_one_that_holds(ends):
+    wire, peer = ends
+    wire.until = monotonic() + 2.0
+    peer.sendall(b"quick")
+    assert read(wire, 5) == b"quick"
+
+    wire.until = monotonic() + 0.05
+    with Stopwatch() as watch, pytest.raises(TimeoutError):
+        wire.recv(1)
+
+    assert watch.seconds < 0.05 + SLACK + SCHEDULING
+
+
 def test_a_wait_longer_than_the_longest_of_the_kernel_goes_on(ends, monkeypatch):
     monkeypatch.setattr(wire_module, "LONGEST", 0.03)
     wire, _ = ends
