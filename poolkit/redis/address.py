@@ -101,6 +101,8 @@ def _parse_url(url: str, port: int = DEFAULT_PORT) -> Address:
         raise ConfigError("it must begin with redis://, rediss:// or unix://")
     if not host:
         raise ConfigError("it names no host")
+    if given_port == 0:
+        raise ConfigError("the port must be 1 or more")
     server = Server(host, port if given_port is None else given_port)
     tls = parts.scheme == "rediss"
     return Address((server,), tls, _db(parts, parts.path.strip("/")), username, password)

@@ -100,6 +100,8 @@ class RedisConfig(PoolConfig):
         self._set(servers=address.servers)
         self._set(tls=checks.flag("tls", self.tls) or address.tls)
         if address.db is not None:
+            if self.db not in (0, address.db):
+                raise ConfigError("db is given twice, in the address and by itself")
             self._set(db=address.db)
         checks.count("db", self.db)
         self._set_credentials(address)

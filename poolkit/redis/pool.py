@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Key = str | bytes
 Value = str | bytes | bytearray | memoryview | int | float
 Ttl = int | float | timedelta
+ItemT = TypeVar("ItemT")
+KeyT = TypeVar("KeyT")
 
 LARGEST = 512 * 1024 * 1024
 """Bytes of the largest argument that Redis takes (``proto-max-bulk-len``)."""
@@ -125,7 +127,7 @@ class RedisPool(Pool[RedisConfig, Running]):
 
     def mset(self, items: Mapping[Key, Value]) -> None:
         """Set several keys, all at one instant; on a cluster one after the other."""
-        if not items:
+        if not _mapped(items):
             return
         if self.config.is_cluster:
             self.pipeline([("SET", key, value) for key, value in items.items()])
@@ -141,7 +143,7 @@ class RedisPool(Pool[RedisConfig, Running]):
 
     def hset(self, key: Key, items: Mapping[Any, Value]) -> int:
         """Set fields of the hash at *key*; return how many are new."""
-        if not items:
+        if not _mapped(items):
             raise ConfigError("items must have at least one field")
         added: int = self._run(("HSET", key, *(word for item in items.items() for word in item)))
         return added
@@ -181,7 +183,7 @@ class RedisPool(Pool[RedisConfig, Running]):
         one round trip a node.
         """
         listed = []
-        for number, words in enumerate(commands):
+        for number, words in enumerate(_listed("commands", commands)):
             if isinstance(words, (str, bytes)) or not isinstance(words, Sequence):
                 raise ConfigError(
                     f"command {number} of the pipeline must be a tuple of words, not {checks.kind(words)}"
@@ -272,12 +274,14 @@ def _plain(word: Any, words: Sequence[Argument], position: int) -> Argument:
     """Return *word* as what it stands for; hiredis knows no subclasses."""
     if isinstance(word, (bytearray, memoryview)):
         return bytes(word)
-    kinds: tuple[Any, ...] = (str, bytes, int, float)
-    for kind in kinds:
-        if type(word) is kind:
-            return cast("Argument", word)
-        if isinstance(word, kind) and not isinstance(word, bool):
-            return cast("Argument", kind(word))
+    if isinstance(word, str):
+        return str.__str__(word)  # an enumeration's own says its name
+    if isinstance(word, bytes):
+        return bytes(word)
+    if isinstance(word, int) and not isinstance(word, bool):
+        return int(word)
+    if isinstance(word, float):
+        return float(word)
     raise ConfigError(
         f"word {position} of {traits_of(words).name} must be str, bytes or a number, "
         f"not {checks.kind(word)}; convert it first, with json.dumps say"
@@ -297,7 +301,13 @@ def _milliseconds(ttl: Ttl) -> int:
     return round(seconds * 1000)
 
 
-def _listed(name: str, given: Iterable[Key]) -> list[Key]:
-    if isinstance(given, (str, bytes)):
+def _listed(name: str, given: Iterable[ItemT]) -> list[ItemT]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise ConfigError(f"{name} must be a list, not {checks.kind(given)}")
     return list(given)
+
+
+def _mapped(given: Mapping[KeyT, Value]) -> Mapping[KeyT, Value]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"items must be a dict, not {checks.kind(given)}")
+    return given

@@ -115,6 +115,12 @@ class Colour(enum.IntEnum):
     GREEN = 7
 
 
+class Suit(str, enum.Enum):
+    """Text with a ``str()`` of its own."""
+
+    HEARTS = "h"
+
+
 class Share(float):
     """A number with a repr of its own, as numpy's float64 is."""
 
@@ -130,6 +136,7 @@ class Name(str):
     ("value", "stored"),
     [
         (Name("x"), b"x"),
+        (Suit.HEARTS, b"h"),
         (Colour.GREEN, b"7"),
         (Share(1.5), b"1.5"),
         (2**63 - 1, b"9223372036854775807"),
