@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
 from poolkit import embedded
-from poolkit.embedded import PostgresServer, RedisCluster, RedisSentinel, RedisServer
+from poolkit.embedded import EmbeddedError, PostgresServer, RedisCluster, RedisSentinel, RedisServer
 
 # A run in the background of a script is born with Ctrl-C ignored, and so would be all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -127,8 +127,9 @@ def redis_sentinel(_redis_sentinel: RedisSentinel) -> RedisSentinel:
 
 def _mend(servers: list[RedisServer]) -> None:
     for server in servers:
+        with suppress(EmbeddedError):  # one that does not run can't be frozen
+            server.resume()  # first: a frozen one answers nothing
         server.start()
-        server.resume()
 
 
 def _empty(servers: list[RedisServer]) -> None:
