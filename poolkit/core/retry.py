@@ -8,6 +8,7 @@ an outage is not multiplied by its retries.
 from __future__ import annotations
 
 import enum
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from .deadline import Deadline
 from .errors import ConfigError, OutcomeUnknown
 from .events import Events, Failed, Retried
 from .stats import Tally
+
+logger = logging.getLogger("poolkit")
 
 ResultT = TypeVar("ResultT")
 
@@ -219,6 +222,14 @@ class Retrier:
 
         def announce(state: tenacity.RetryCallState) -> None:
             self._tally.mine().retries += 1
+            if state.outcome is not None:
+                logger.info(
+                    "pool %r: attempt %d failed, the next follows in %.3f s: %s",
+                    self._events.pool,
+                    state.attempt_number,
+                    state.upcoming_sleep,
+                    state.outcome.exception(),
+                )
             if self._events.wanted(Retried) and state.outcome is not None:
                 self._events.tell(
                     Retried,

@@ -279,6 +279,26 @@ def test_pauses_are_drawn_from_zero_to_a_doubling_bound_with_a_cap():
         assert 0.4 < sum(shares) / len(shares) < 0.6
 
 
+def test_each_retry_is_logged_with_its_pause_and_cause(caplog):
+    bench = Bench()
+    failures = iter([Broken("first"), Broken("second")])
+
+    def attempt(_):
+        error = next(failures, None)
+        if error is not None:
+            raise error
+        return "done"
+
+    with caplog.at_level("INFO", logger="poolkit"):
+        assert bench.retrier.call(attempt, idempotent=False, deadline=NEVER) == "done"
+
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "first",
+        "second",
+    ]
+    assert f"the next follows in {bench.pauses[0]:.3f} s" in caplog.records[0].getMessage()
+
+
 def test_without_a_base_there_is_no_pause():
     bench = Bench(policy=RetryPolicy(base=0.0, cap=0.0))
     assert bench.call(Failing(times=2)) == "done"
