@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
-from redis.cluster import ClusterNode, ClusterPipeline, PipelineStrategy
+from redis.cluster import ClusterPipeline, PipelineStrategy
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -29,6 +30,9 @@ from .connection import PooledConnection, TcpConnection
 from .dial import connection_options
 from .node import Node
 from .running import Running
+
+ANYBODY = "*"
+"""The host by which redis-py asks whichever node of a cluster the pool can reach."""
 
 
 class _NoPool(redis.ConnectionPool):
@@ -164,8 +168,9 @@ class PooledCluster(redis.RedisCluster):
         """Have redis-py learn anew which nodes there are, if that has changed."""
         slots = self._cluster().wait()
         if slots is not self._slots:
-            self.nodes_manager.initialize()
-            self._slots = slots
+            with suppress(redis.exceptions.RedisClusterException):  # next time, then
+                self.nodes_manager.initialize()
+                self._slots = slots
 
     def _cluster(self) -> Cluster:
         topology = self.run().topology
@@ -244,16 +249,20 @@ def _make_cluster_client(config: RedisConfig, run: Callable[[], Running]) -> Poo
     """Return a client that learns of the nodes from those that the pool knows."""
 
     def pool_at(*, host: str, port: int, **_: Any) -> LentPool:
+        if host == ANYBODY:
+            return LentPool(config, run, lambda: run().topology.node_for(None, ambient()))
         server = Server(host, int(port))
         return LentPool(config, run, lambda: run().topology.node_at(server))
 
-    seed = config.servers[0]
+    def by_name(address: tuple[str, int]) -> tuple[str, int]:
+        host, port = address
+        return (config.servers[0].host if host == ANYBODY else host, port)
+
     return PooledCluster(
         run,
-        startup_nodes=[
-            ClusterNode(seed.host, seed.port, redis_connection=_make_client(config, run))
-        ],
+        url=f"redis://{ANYBODY}",
         dynamic_startup_nodes=False,
+        address_remap=by_name,  # of a node that does not know its own
         connection_pool_class=pool_at,
         decode_responses=config.decode_responses,
         protocol=3,

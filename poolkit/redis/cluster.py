@@ -174,6 +174,8 @@ class Cluster:
             done = True
             for at, reply in zip(positions, found, strict=True):
                 replies[at] = reply
+                if isinstance(reply, MovedError):
+                    self._moved(reply, node)
         for at, reply in enumerate(replies):
             if isinstance(reply, ClusterDownError):
                 self._down(reply)
