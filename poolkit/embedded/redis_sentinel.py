@@ -21,6 +21,9 @@ HASTE = {
     "publish-period": 200,
     "ask-period": 100,
     "info-period": 1000,
+    # For so long a sentinel that was not run for two seconds only looks on. It is for a clock that
+    # jumps; here it is a machine that is busy, or the sentinel was frozen.
+    "tilt-period": 1000,
 }
 
 
@@ -163,6 +166,8 @@ class RedisSentinel(Group):
         others = state["num-other-sentinels"]
         if others != str(self._sentinels - 1):
             return f"knows {others} others, not {self._sentinels - 1}"
+        if sentinel.info("INFO", "sentinel")["sentinel_tilt"] != "0":
+            return "only looks on, since it was not run for a while (TILT)"
         return ""
 
     def _speaker(self) -> RedisServer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,24 @@ class TestFailover:
         redis_sentinel.wait_ok()
         assert redis_sentinel.master is after
         assert before.ask("GET", "a") == "1"
+
+    @pytest.mark.slow
+    def test_with_sentinels_that_were_frozen(self, redis_sentinel: RedisSentinel) -> None:
+        """They distrust their clocks then, and begin by looking on: not for long, and wait_ok waits."""
+        sentinels = redis_sentinel.sentinel_servers
+        before = [int(each.info("INFO", "sentinel")["sentinel_total_tilt"]) for each in sentinels]
+        for each in sentinels:
+            each.pause()
+        time.sleep(2.5)
+        for each in sentinels:
+            each.resume()
+
+        def tilts() -> list[int]:
+            return [int(each.info("INFO", "sentinel")["sentinel_total_tilt"]) for each in sentinels]
+
+        assert guardian.wait_for(lambda: all(map(int.__gt__, tilts(), before)), SOON)
+        redis_sentinel.wait_ok(timeout=10.0)
+        assert {each.info("INFO", "sentinel")["sentinel_tilt"] for each in sentinels} == {"0"}
 
     def test_with_a_sentinel_dead(self, redis_sentinel: RedisSentinel) -> None:
         before = redis_sentinel.master
