@@ -11,6 +11,7 @@ import pytest
 
 SMALL = ("--threads", "20", "--requests-per-thread", "2")
 CONTENDERS = ["no pool", "no pool, 80 at once", "psycopg_pool", "poolkit"]
+CACHED = ["no cache", "redis-py, no pool", "redis-py", "redis-py, blocking", "poolkit"]
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +35,7 @@ def test_help_loads_neither_drivers_nor_rich():
         "import sys, poolkit.cli\n"
         "sys.argv = ['poolkit', '--help']\n"
         "try:\n    poolkit.cli.main()\n"
-        "finally:\n    print([n for n in ('psycopg', 'psycopg_pool', 'rich') if n in sys.modules])",
+        "finally:\n    print([n for n in ('psycopg', 'psycopg_pool', 'redis', 'rich') if n in sys.modules])",
     )
 
     assert result.returncode == 0, result.stderr
@@ -64,7 +65,7 @@ def test_demo_compares_the_contenders_and_names_the_leak():
     result = python("-m", "poolkit", "demo", *SMALL)
 
     assert result.returncode == 0, result.stderr
-    for contender in CONTENDERS:
+    for contender in CONTENDERS + CACHED:
         assert f"{contender}: 40 requests ..." in result.stderr
         assert any(line.startswith(f"{contender}  ") for line in result.stdout.splitlines())
     assert "A pool cuts latency by 70 to 90 %" in result.stdout
@@ -73,13 +74,15 @@ def test_demo_compares_the_contenders_and_names_the_leak():
     assert "monthly-report" in leaked
     assert "leaky_program.py:" in leaked
     assert "in monthly_report" in leaked
+    assert "hits" in result.stdout
+    assert "Redis goes away, and comes back" in result.stdout
 
 
 def test_demo_in_json():
     result = python("-m", "poolkit", "demo", *SMALL, "--json")
 
     assert result.returncode == 0, result.stderr
-    scene, cache = json.loads(result.stdout)["scenes"]
+    scene, _ = json.loads(result.stdout)["scenes"]
     assert [run["contender"] for run in scene["runs"]] == CONTENDERS
     for run in scene["runs"]:
         assert (run["requests"], run["answered"], run["errors"]) == (40, 40, 0)
@@ -92,18 +95,28 @@ def test_demo_in_json():
     assert "send_by_mail" in leak["stack"]
     assert leak["leases_after"] == 0
 
-    assert [run["contender"] for run in cache["runs"]] == [
-        "no cache",
-        "cache, a connection a request",
-        "cache, redis-py's pool",
-        "cache, poolkit",
-    ]
-    assert all((run["answered"], run["errors"]) == (40, 0) for run in cache["runs"])
-    alone, per_request, _, pooled = cache["runs"]
-    assert alone["connections_opened"] == 0
-    assert per_request["connections_opened"] == 40
-    assert pooled["connections_opened"] <= 20
-    assert cache["leak"] is None
+
+def test_demo_puts_a_cache_in_front_and_takes_it_away():
+    result = python("-m", "poolkit", "demo", *SMALL, "--json")
+
+    assert result.returncode == 0, result.stderr
+    _, scene = json.loads(result.stdout)["scenes"]
+    assert [run["contender"] for run in scene["runs"]] == CACHED
+    for run in scene["runs"]:
+        assert (run["requests"], run["answered"], run["errors"]) == (40, 40, 0)
+    without, per_request, *_, ours = scene["runs"]
+    assert without["hit_rate"] is None
+    assert all(0 < run["hit_rate"] <= 1 for run in scene["runs"][1:])
+    assert per_request["connections_opened"] >= 40
+    assert ours["connections_opened"] <= 40, "twenty to each server"
+    assert any("pipeline" in claim["claim"] for claim in scene["claims"])
+    outage = scene["outage"]
+    assert outage["errors"] == 0
+    assert 0 < outage["waited"] <= outage["threads"] == 20
+    assert outage["down_for"] >= 1
+    assert outage["longest"] > 0.5, "of those that waited for the server"
+    assert outage["first_answer_after"] < 10
+    assert outage["probes"] >= 1
 
 
 def test_ctrl_c_ends_the_demo_without_a_traceback():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from click.testing import CliRunner
 
-from poolkit.cli.demo import command, postgres
+from poolkit.cli.demo import cache, command, postgres
 from poolkit.cli.demo.scene import Leak
 from poolkit.cli.demo.workload import Workload
 
@@ -19,6 +19,7 @@ class Nothing:
 
     address = description = ""
     peak = opened = 0
+    hit_rate = None
 
     def census(self):
         return self
@@ -50,6 +51,8 @@ class FakeScene:
     opening: object = staticmethod(lambda: None)
     title: str = "nothing"
     request: str = ""
+    patience: float = 60.0
+    last_step: str = "end"
 
     def workload(self, *, threads, requests_per_thread):
         return Workload(
@@ -61,10 +64,10 @@ class FakeScene:
         self.opening()
         yield Nothing()
 
-    def claims(self, runs, workload):
+    def claims(self, runs, workload, address):
         return []
 
-    def leak(self, address):
+    def finale(self, workload, address):
         return Leak(error="", thread_name="", call_site="", held_for=0.0, stack="", leases_after=0)
 
 
@@ -72,6 +75,7 @@ class FakeScene:
 def demo(monkeypatch):
     def demo(scene, *arguments):
         monkeypatch.setattr(postgres, "PostgresScene", lambda: scene)
+        monkeypatch.setattr(cache, "CacheScene", FakeScene)
         return CliRunner().invoke(command, ["--threads", "2", *arguments])
 
     return demo

@@ -183,6 +183,7 @@ class Census:
         self._sessions_before = server.sessions()
         self.peak = 0
         self.opened = 0
+        self.hit_rate: float | None = None
 
     def look(self) -> None:
         self.peak = max(self.peak, self._server.connections())
@@ -203,7 +204,9 @@ class PostgresScene:
         "A request looks up one customer by key."
         f" Each pool has {MIN_SIZE} to {MAX_SIZE} connections."
     )
-    contenders: Sequence[Contender] = (
+    patience: float = math.inf
+    last_step: str = "leak a connection"
+    contenders: Sequence[Contender[str]] = (
         NoPool(),
         NoPoolInTurn(),
         PsycopgPool(),
@@ -225,7 +228,7 @@ class PostgresScene:
             server.create_data()
             yield server
 
-    def claims(self, runs: Sequence[Run], workload: Workload) -> list[Claim]:
+    def claims(self, runs: Sequence[Run], workload: Workload, address: str) -> list[Claim]:  # noqa: ARG002
         measured = {run.contender: run.measured for run in runs}
         return [
             _latency_cut(
@@ -235,7 +238,7 @@ class PostgresScene:
             _all_under_100_ms(measured[PoolkitPool().name], workload.threads),
         ]
 
-    def leak(self, address: str) -> Leak:
+    def finale(self, workload: Workload, address: str) -> Leak:  # noqa: ARG002
         return leak_a_connection(address)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .scene import Claim, Leak, Outcome, Run
+from .scene import Claim, Finale, Leak, Outage, Outcome, Run
 from .workload import milliseconds
 
 _FAILURES_SHOWN = 3
@@ -41,7 +41,7 @@ def print_outcome(outcome: Outcome) -> None:
         [Text(), _runs_table(outcome.runs)],
         map(Text, _remarks(outcome.runs)),
         [Text(), _claims_table(outcome.claims), Text()],
-        _leak_lines(outcome.leak) if outcome.leak is not None else (),
+        _finale_lines(outcome.finale),
     ):
         # Lines stay whole, so that a call site can be found in them and copied.
         console.print(part, soft_wrap=isinstance(part, Text))
@@ -64,23 +64,38 @@ def as_json(outcomes: Sequence[Outcome]) -> dict[str, object]:
                     {"claim": claim.text, "measured": claim.measured, "met": claim.met}
                     for claim in outcome.claims
                 ],
-                "leak": _leak_as_json(outcome.leak),
+                **_finale_as_json(outcome.finale),
             }
             for outcome in outcomes
         ],
     }
 
 
-def _leak_as_json(leak: Leak | None) -> dict[str, object] | None:
-    if leak is None:
-        return None
+def _finale_as_json(finale: Finale) -> dict[str, object]:
+    if isinstance(finale, Leak):
+        return {
+            "leak": {
+                "error": finale.error,
+                "thread_name": finale.thread_name,
+                "call_site": finale.call_site,
+                "held_for": finale.held_for,
+                "stack": finale.stack,
+                "leases_after": finale.leases_after,
+            }
+        }
     return {
-        "error": leak.error,
-        "thread_name": leak.thread_name,
-        "call_site": leak.call_site,
-        "held_for": leak.held_for,
-        "stack": leak.stack,
-        "leases_after": leak.leases_after,
+        "outage": {
+            "threads": finale.threads,
+            "answered": finale.measured.answered,
+            "errors": finale.measured.errors,
+            "error_messages": dict(finale.measured.refused + finale.measured.broken),
+            "waited": finale.waited,
+            "longest": _number(finale.measured.percentile(100)),
+            "down_for": finale.down_for,
+            "ready_after": finale.ready_after,
+            "first_answer_after": _number(finale.first_answer_after),
+            "probes": finale.probes,
+        }
     }
 
 
@@ -100,6 +115,7 @@ def _run_as_json(run: Run) -> dict[str, object]:
         "max": _number(measured.percentile(100)),
         "connections_peak": run.connections_peak,
         "connections_opened": run.connections_opened,
+        "hit_rate": run.hit_rate,
     }
 
 
@@ -110,7 +126,10 @@ def _number(value: float) -> float | None:
 def _runs_table(runs: Sequence[Run]) -> Table:
     table = _table()
     table.add_column(no_wrap=True)
-    for heading in ("req/s", "p50 ms", "p99 ms", "max ms", "connections", "opened", "errors"):
+    cached = _has_cache(runs)
+    for heading in ("req/s", "p50 ms", "p99 ms", "max ms"):
+        table.add_column(heading, justify="right")
+    for heading in (*(["hits"] if cached else []), "connections", "opened", "errors"):
         table.add_column(heading, justify="right")
     for run in runs:
         measured = run.measured
@@ -118,11 +137,20 @@ def _runs_table(runs: Sequence[Run]) -> Table:
             run.contender,
             f"{measured.throughput:,.0f}",
             *(milliseconds(measured.percentile(percent)) for percent in (50, 99, 100)),
+            *([_percent(run.hit_rate)] if cached else []),
             f"{run.connections_peak:,}",
             f"{run.connections_opened:,}",
             Text(f"{measured.errors:,}", style="red" if measured.errors else ""),
         )
     return table
+
+
+def _has_cache(runs: Sequence[Run]) -> bool:
+    return any(run.hit_rate is not None for run in runs)
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{100 * part:.0f} %"
 
 
 def _table() -> Table:
@@ -132,7 +160,11 @@ def _table() -> Table:
 def _remarks(runs: Sequence[Run]) -> Iterator[str]:
     yield ""
     yield "Req/s and latencies: of the requests that were answered, all waiting included."
-    yield "Connections: the most at one time, sampled on the server. Opened: in all."
+    if _has_cache(runs):
+        yield "Hits: the part of the reads for which the cache had the value, as it counts itself."
+        yield "Connections: the most at one time to both servers, sampled there. Opened: in all."
+    else:
+        yield "Connections: the most at one time, sampled on the server. Opened: in all."
     for run in runs:
         measured = run.measured
         failures = (measured.refused + measured.broken).most_common()
@@ -157,6 +189,10 @@ def _claims_table(claims: Sequence[Claim]) -> Table:
     return table
 
 
+def _finale_lines(finale: Finale) -> Iterator[Text]:
+    return _leak_lines(finale) if isinstance(finale, Leak) else _outage_lines(finale)
+
+
 def _leak_lines(leak: Leak) -> Iterator[Text]:
     yield Text("A leaked connection", style="bold")
     yield Text("One of a pool's two connections was never given back, and the other was in use.")
@@ -171,4 +207,29 @@ def _leak_lines(leak: Leak) -> Iterator[Text]:
         f"  {leak.thread_name!r} for {leak.held_for:.1f} s, acquired at {leak.call_site}",
         style="bold red",
     )
+    yield Text()
+
+
+def _outage_lines(outage: Outage) -> Iterator[Text]:
+    measured = outage.measured
+    yield Text(f"{outage.product} goes away, and comes back", style="bold")
+    yield Text(
+        f"{outage.threads} threads made requests through poolkit's pools when {outage.product} was killed."
+        f" It was started again\n{outage.down_for:.1f} s later,"
+        f" and took commands after {milliseconds(outage.ready_after)} ms."
+    )
+    yield Text()
+    yield Text(f"  {outage.waited:,} requests waited for it, and were answered", style="bold")
+    if not math.isnan(outage.first_answer_after):
+        yield Text(
+            f"  the first {milliseconds(outage.first_answer_after)} ms after the new start;"
+            f" the slowest request took {measured.percentile(100):.1f} s in all"
+        )
+    yield Text(f"  the pool looked for it {outage.probes} times meanwhile, one probe at a time")
+    yield Text(
+        f"  {measured.errors:,} of {measured.answered + measured.errors:,} requests failed",
+        style="red" if measured.errors else "",
+    )
+    for message, count in (measured.refused + measured.broken).most_common(_FAILURES_SHOWN):
+        yield Text(f"  {count:,}: {message}")
     yield Text()

@@ -9,14 +9,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .display import Display
 from .workload import Lookup, Measured, Workload
 
+AddressT = TypeVar("AddressT")
+"""What says where a scene's servers are."""
+AddressT_co = TypeVar("AddressT_co", covariant=True)
+AddressT_contra = TypeVar("AddressT_contra", contravariant=True)
+
 
 class Census(Protocol):
-    """A count of one contender's connections, taken on the server."""
+    """A count of what one contender did to the servers, taken there."""
 
     def look(self) -> None:
         """Count now, and keep the highest count."""
@@ -30,12 +35,16 @@ class Census(Protocol):
     @property
     def opened(self) -> int: ...
 
+    @property
+    def hit_rate(self) -> float | None:
+        """The part of the reads for which a cache had the value; ``None`` without a read, or a cache."""
 
-class Backend(Protocol):
-    """A server that runs, with data in it."""
+
+class Backend(Protocol[AddressT_co]):
+    """The servers of a scene, running, with data in them."""
 
     @property
-    def address(self) -> str: ...
+    def address(self) -> AddressT_co: ...
 
     @property
     def description(self) -> str: ...
@@ -43,7 +52,7 @@ class Backend(Protocol):
     def census(self) -> Census: ...
 
 
-class Contender(Protocol):
+class Contender(Protocol[AddressT_contra]):
     """One way of getting a connection for a request."""
 
     @property
@@ -53,7 +62,7 @@ class Contender(Protocol):
     def refusals(self) -> tuple[type[Exception], ...]:
         """What it raises when it can't serve a request at once: part of the picture, not a fault."""
 
-    def open(self, address: str, *, seconds: float) -> AbstractContextManager[Lookup]:
+    def open(self, address: AddressT_contra, *, seconds: float) -> AbstractContextManager[Lookup]:
         """Make ready, give the function that serves one request, and clean up. No wait in it is
         longer than *seconds*.
         """
@@ -67,6 +76,7 @@ class Run:
     measured: Measured
     connections_peak: int
     connections_opened: int
+    hit_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +104,30 @@ class Leak:
     """Leases in the pool's book when the thread had given its connection back after all."""
 
 
-class Scene(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Outage:
+    """What requests met when a server was killed under them, and started again. Times are in seconds."""
+
+    product: str
+    threads: int
+    measured: Measured
+    down_for: float
+    """From the kill to the start of the new server."""
+    ready_after: float
+    """From there until it took commands."""
+    first_answer_after: float
+    """From the same start until a request was answered; NaN if none was."""
+    waited: int
+    """Requests that were under way when it was started again, and were answered after that."""
+    probes: int
+    """How often the pool looked for it meanwhile."""
+
+
+Finale = Leak | Outage
+"""What is shown of the pool's manners at the end of a scene."""
+
+
+class Scene(Protocol[AddressT]):
     """A backend, its contenders, and what is to be learnt from them."""
 
     @property
@@ -102,19 +135,27 @@ class Scene(Protocol):
 
     @property
     def request(self) -> str:
-        """A sentence that says what a request is."""
+        """Sentences that say what a request is."""
 
     @property
-    def contenders(self) -> Sequence[Contender]: ...
+    def contenders(self) -> Sequence[Contender[AddressT]]: ...
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a contender may take at most, even if there is more time."""
+
+    @property
+    def last_step(self) -> str:
+        """What the finale does."""
 
     def workload(self, *, threads: int, requests_per_thread: int) -> Workload: ...
 
-    def open(self) -> AbstractContextManager[Backend]: ...
+    def open(self) -> AbstractContextManager[Backend[AddressT]]: ...
 
-    def claims(self, runs: Sequence[Run], workload: Workload) -> list[Claim]: ...
+    def claims(self, runs: Sequence[Run], workload: Workload, address: AddressT) -> list[Claim]:
+        """Return what is claimed, beside what was measured in *runs*, or is now."""
 
-    def leak(self, address: str) -> Leak | None:
-        """Leak a connection; None where that would show nothing new."""
+    def finale(self, workload: Workload, address: AddressT) -> Finale: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +168,10 @@ class Outcome:
     workload: Workload
     runs: Sequence[Run]
     claims: Sequence[Claim]
-    leak: Leak | None
+    finale: Finale
 
 
-def play(scene: Scene, workload: Workload, *, until: float, display: Display) -> Outcome:
+def play(scene: Scene[AddressT], workload: Workload, *, until: float, display: Display) -> Outcome:
     """Play *scene* to its end.
 
     The contenders share evenly the time that is left *until* an instant of :func:`time.monotonic`.
@@ -141,23 +182,29 @@ def play(scene: Scene, workload: Workload, *, until: float, display: Display) ->
         runs = []
         for number, contender in enumerate(scene.contenders):
             left = len(scene.contenders) - number
-            seconds = max(1.0, (until - monotonic()) / left)
+            seconds = min(scene.patience, max(1.0, (until - monotonic()) / left))
             runs.append(_run(contender, backend, workload, seconds, display))
-        with display.step("leak a connection"):
-            leak = scene.leak(backend.address)
+        description = backend.description
+        claims = scene.claims(runs, workload, backend.address)
+        with display.step(scene.last_step):
+            finale = scene.finale(workload, backend.address)
         return Outcome(
             title=scene.title,
-            backend=backend.description,
+            backend=description,
             request=scene.request,
             workload=workload,
             runs=runs,
-            claims=scene.claims(runs, workload),
-            leak=leak,
+            claims=claims,
+            finale=finale,
         )
 
 
 def _run(
-    contender: Contender, backend: Backend, workload: Workload, seconds: float, display: Display
+    contender: Contender[AddressT],
+    backend: Backend[AddressT],
+    workload: Workload,
+    seconds: float,
+    display: Display,
 ) -> Run:
     census = backend.census()
     with display.step(contender.name, total=workload.requests) as progress:
@@ -175,4 +222,5 @@ def _run(
         measured=measured,
         connections_peak=census.peak,
         connections_opened=census.opened,
+        hit_rate=census.hit_rate,
     )
