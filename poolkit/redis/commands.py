@@ -21,6 +21,8 @@ class Session(enum.Enum):
     KEEPS = "keeps"
     WATCHES = "watches"
     """The connection watches keys, until EXEC, DISCARD or UNWATCH."""
+    UNWATCHES = "unwatches"
+    """The watching is over; inside a transaction it goes on until EXEC or DISCARD."""
     OPENS = "opens"
     """The connection is in a transaction, until EXEC or DISCARD."""
     ENDS = "ends"
@@ -86,7 +88,8 @@ _SET_OPTIONS = frozenset({"EX", "PX", "EXAT", "PXAT", "KEEPTTL"})
 _SESSION = {
     "MULTI": Session.OPENS,
     "WATCH": Session.WATCHES,
-    **dict.fromkeys(("EXEC", "DISCARD", "UNWATCH"), Session.ENDS),
+    "UNWATCH": Session.UNWATCHES,
+    **dict.fromkeys(("EXEC", "DISCARD"), Session.ENDS),
     **dict.fromkeys(
         _names(
             """
@@ -195,7 +198,9 @@ def _describe(name: str) -> Traits:
     else:
         at = _FIRST_KEY_AT.get(command, 1)
         first_key = lambda args: _word(args, at)  # noqa: E731
-    return Traits(name, repeatable, _SESSION.get(name, Session.KEEPS), blocks, first_key)
+    # "SELECT 3" in one word is sent as two.
+    session = _SESSION.get(name) or _SESSION.get(command, Session.KEEPS)
+    return Traits(name, repeatable, session, blocks, first_key)
 
 
 def _always(args: Sequence[Argument]) -> bool:  # noqa: ARG001

@@ -8,12 +8,14 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
 from redis.connection import AbstractConnection
+from redis.exceptions import ExecAbortError
 from redis.utils import HIREDIS_AVAILABLE, SENTINEL
 
 from ..core.deadline import NEVER, Deadline, ambient
@@ -62,6 +64,8 @@ class PooledConnection(AbstractConnection):
     _sock: Any
     _owed = 0  # replies that were asked for and not read
     _packed: Sequence[Sequence[Any]] = ()  # commands that redis-py has packed, but not sent yet
+    # What the commands do whose replies are owed, in order; those after the last that does anything are left out.
+    _awaited: deque[Session] | tuple[()] = ()
     _doubtful = False  # whether one of the commands whose replies are owed must not be repeated
     _watching = False
     _in_transaction = False
@@ -93,7 +97,7 @@ class PooledConnection(AbstractConnection):
                 self.connect_until <= monotonic()
             ):  # it was lost, and redis-py's pub/sub opens it anew
                 self.connect_until = min(ambient().at, monotonic() + self.command_timeout)
-            self._owed, self._packed = 0, ()
+            self._owed, self._packed, self._awaited = 0, (), ()
             self._watching = self._in_transaction = False
             self.connect_check_health(check_health=False, retry_socket_connect=False)
 
@@ -210,7 +214,9 @@ class PooledConnection(AbstractConnection):
             if disconnect_on_error:
                 self.disconnect()
             self._raise(error)
-        self._owed -= 1
+        if self._awaited:
+            self._settle(self._awaited.popleft(), reply)
+        self._owed -= 1  # last, so that one that is interrupted before counts as not read
         if isinstance(reply, redis.ResponseError):
             raise reply
         return reply
@@ -319,14 +325,28 @@ class PooledConnection(AbstractConnection):
             )
 
     def _note(self, session: Session) -> None:
+        """Note what a command does to the connection, if the server takes it: its reply will tell."""
         if session is Session.CHANGES:
             self._changed = True
-        elif session is Session.WATCHES:
-            self._watching = True
+            return
+        if not self._awaited:
+            self._awaited = deque()
+        self._awaited.extend([Session.KEEPS] * (self._owed - 1 - len(self._awaited)))
+        self._awaited.append(session)
+
+    def _settle(self, session: Session, reply: Any) -> None:
+        """Note what a command has done to the connection, now that its reply is here."""
+        if isinstance(reply, redis.RedisError):
+            if session is Session.ENDS and isinstance(reply, ExecAbortError):
+                self._watching = self._in_transaction = False
         elif session is Session.OPENS:
             self._in_transaction = True
-        else:
+        elif session is Session.WATCHES:
+            self._watching = True
+        elif session is Session.ENDS:
             self._watching = self._in_transaction = False
+        elif session is Session.UNWATCHES and reply not in ("QUEUED", b"QUEUED"):
+            self._watching = False
 
     def _transmit(self, packed: Iterable[Any]) -> None:
         try:

@@ -9,7 +9,7 @@ import threading
 import pytest
 import redis
 
-from poolkit import PoolKitError, RedisPool, deadline
+from poolkit import ConfigError, PoolKitError, RedisPool, deadline
 from poolkit.embedded import RedisServer
 from poolkit.redis.connection import PooledConnection
 from poolkit.redis.wire import PlainWire
@@ -211,11 +211,72 @@ def test_a_connection_that_is_not_like_a_new_one_is_closed_not_lent_again(redis_
 
 
 @pytest.mark.parametrize(
+    "leave",
+    [
+        [("MULTI",), ("UNWATCH",)],
+        [("MULTI",), ("DISCARD", "x")],
+        [("MULTI",), ("MULTI",)],
+        [("WATCH", "k"), ("UNWATCH", "x")],
+        [("WATCH", "k"), ("EXEC",)],
+        [("WATCH", "k"), ("MULTI",), ("UNWATCH",)],
+        [("WATCH k",)],
+        [("SELECT 3",)],
+        [("multi",), ("unwatch",)],
+    ],
+    ids=lambda commands: ", ".join(" ".join(command) for command in commands),
+)
+@pytest.mark.parametrize("at_once", [False, True], ids=["one by one", "at once"])
+def test_a_connection_is_in_a_transaction_until_the_server_has_ended_it(redis_url, leave, at_once):
+    with RedisPool(redis_url, max_size=1) as cache:
+        cache.set("k", "v")
+        with cache.connection() as conn:
+            raw = conn.connection_pool.conn
+            for command in leave:
+                raw.send_command(*command)
+                if not at_once:
+                    with contextlib.suppress(redis.ResponseError):
+                        raw.read_response()
+            for _ in leave if at_once else ():
+                with contextlib.suppress(redis.ResponseError):
+                    raw.read_response()
+
+        assert cache.get("k") == "v"
+        assert cache.set("k", "kept")
+        assert cache.client.pipeline().get("k").execute() == ["kept"]
+        assert cache.stats().closed == 1
+
+
+def test_a_transaction_that_the_server_gave_up_leaves_the_connection_clean(redis_url):
+    with RedisPool(redis_url, max_size=1) as cache:
+        with cache.connection() as conn:
+            conn.execute_command("WATCH", "k")
+            conn.execute_command("MULTI")
+            with pytest.raises(redis.ResponseError, match="unknown command"):
+                conn.execute_command("NOSUCH")
+            with pytest.raises(redis.ResponseError, match="discarded"):
+                conn.execute_command("EXEC")
+
+        assert cache.set("k", "v")
+        assert cache.client.pipeline().get("k").execute() == ["v"]
+        assert cache.stats().closed == 0
+
+
+def test_a_single_command_can_not_hide_that_it_changes_the_connection(redis_url):
+    with RedisPool(redis_url, max_size=1) as cache:
+        for words in ("SELECT 3", "MULTI", "WATCH k"):
+            with pytest.raises(ConfigError, match="changes the connection"):
+                cache.execute(words)
+        assert cache.stats().created == 0
+
+
+@pytest.mark.parametrize(
     "commands",
     [
         [("MULTI",), ("SET", "k", "w"), ("EXEC",)],
         [("MULTI",), ("DISCARD",)],
         [("WATCH", "k"), ("UNWATCH",)],
+        [("WATCH", "k"), ("MULTI",), ("UNWATCH",), ("EXEC",)],
+        [("UNWATCH",)],
         [("CLIENT", "ID")],
     ],
     ids=lambda commands: " ".join(command[0] for command in commands),
