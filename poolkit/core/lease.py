@@ -60,16 +60,17 @@ class Lease(Generic[ResourceT]):
     """One use of one connection by one thread.
 
     It refers to the connection weakly: the borrower owns it, so that a connection that was forgotten
-    is noticed when it is collected.
+    is noticed when it is collected. ``thread`` acquired it; ``user`` is another one that was seen to use
+    the connection, if there is any: the lease is an orphan when both have ended.
     """
 
-    __slots__ = ("_code", "_offset", "_resource", "since", "thread", "waited")
+    __slots__ = ("_code", "_offset", "_resource", "since", "thread", "user", "waited")
 
     def __init__(self, resource: ResourceT, waited: float, caller: FrameType) -> None:
         self._resource = weakref.ref(resource)
         self._code: CodeType = caller.f_code
         self._offset: int = caller.f_lasti
-        self.thread = threading.current_thread()
+        self.thread = self.user = threading.current_thread()
         self.waited = waited
         self.since = perf_counter()
 
@@ -80,12 +81,13 @@ class Lease(Generic[ResourceT]):
 
     def holder(self, *, locate: bool = False, now: float | None = None) -> Holder:
         """Return who holds it, *now*; *locate* looks up where that thread is."""
+        thread = self.thread if self.thread.is_alive() else self.user
         return Holder(
-            thread_name=self.thread.name,
+            thread_name=thread.name,
             call_site=_describe(self._code, self._offset),
             held_for=(perf_counter() if now is None else now) - self.since,
-            now_at=_now_at(self.thread) if locate else "",
-            thread=self.thread,
+            now_at=_now_at(thread) if locate else "",
+            thread=thread,
         )
 
 
@@ -124,8 +126,12 @@ class LeaseBook(Generic[ResourceT]):
         return [lease.holder(locate=True, now=now) for lease in leases]
 
     def orphans(self) -> list[Lease[ResourceT]]:
-        """Return the leases whose thread has ended."""
-        return [lease for lease in self._open.copy() if not lease.thread.is_alive()]
+        """Return the leases whose threads have ended."""
+        return [
+            lease
+            for lease in self._open.copy()
+            if not (lease.thread.is_alive() or lease.user.is_alive())
+        ]
 
 
 def caller() -> FrameType:

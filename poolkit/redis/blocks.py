@@ -48,5 +48,10 @@ class Borrowed:
     ) -> None:
         conn, self._conn = self._conn, None
         if conn is not None:
-            self._client.connection_pool.conn = None
-            self._node.lender.take_back(self._lease, conn)
+            pool = self._client.connection_pool
+            pool.conn = None
+            try:
+                if pool.users:
+                    conn.disconnect()  # a client or a pipeline that goes on with it must not cross the next lease
+            finally:
+                self._node.lender.take_back(self._lease, conn)

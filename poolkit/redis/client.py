@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.client import NEVER_DECODE
+from redis.client import NEVER_DECODE, CaseInsensitiveDict
 from redis.cluster import ClusterPipeline, PipelineStrategy
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
@@ -84,20 +84,32 @@ class HeldPool(_NoPool):
     """What redis-py takes for its pool: the one connection that a block holds."""
 
     conn: PooledConnection | None = None
+    users: list[None]
+    """One entry for each time that somebody has taken the connection and not given it back."""
 
     def get_connection(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
         """Return the connection that is held."""
-        if self.conn is None:
+        conn = self.conn
+        if conn is None:
             raise redis.ConnectionError("the block that held this connection has ended")
-        return self.conn
+        self.users.append(None)
+        return conn
 
-    def release(self, connection: Any) -> None:
-        """Do nothing: it is held until the block ends."""
+    def release(self, connection: Any) -> None:  # noqa: ARG002
+        """Take note: it is held until the block ends."""
+        with suppress(IndexError):
+            self.users.pop()
 
     def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: ARG002
         """Close the connection that is held."""
         if self.conn is not None:
             self.conn.disconnect()
+
+    def holding(self, conn: PooledConnection) -> HeldPool:
+        """Return a pool like this one that has *conn*."""
+        pool = copy.copy(self)
+        pool.conn, pool.users = conn, []
+        return pool
 
 
 class PooledClient(redis.Redis):
@@ -285,6 +297,8 @@ def make_held_client(config: RedisConfig) -> HeldClient:
 def hold(template: HeldClient, conn: PooledConnection) -> HeldClient:
     """Return a client on *conn* alone."""
     client = copy.copy(template)
-    client.connection_pool = copy.copy(template.connection_pool)
-    client.connection_pool.conn = conn
+    client.connection_pool = template.connection_pool.holding(conn)
+    callbacks = CaseInsensitiveDict({})  # its own to change
+    dict.update(callbacks, template.response_callbacks)  # whose names are in capitals already
+    client.response_callbacks = callbacks
     return client

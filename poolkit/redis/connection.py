@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
@@ -91,15 +92,28 @@ class PooledConnection(AbstractConnection):
 
     def connect(self) -> None:
         """Connect if that is not done yet, with no retries: these are the pool's."""
-        if self._sock is None:
-            self._check_owner()
-            if (
-                self.connect_until <= monotonic()
-            ):  # it was lost, and redis-py's pub/sub opens it anew
-                self.connect_until = min(ambient().at, monotonic() + self.command_timeout)
-            self._owed, self._packed, self._awaited = 0, (), ()
-            self._watching = self._in_transaction = False
+        if self._sock is not None:
+            return
+        self._check_usable()
+        if self.born:
+            self._connect_anew()
+        else:
             self.connect_check_health(check_health=False, retry_socket_connect=False)
+
+    def _connect_anew(self) -> None:
+        """Open it again after it was lost: what redis-py's pub/sub does, to subscribe again."""
+        if self.node.lender.stopping:
+            raise redis.ConnectionError("the connection was lost, and its pool is closed")
+        began = monotonic()
+        limit = ambient()
+        if limit.at <= began:
+            raise limit.exceeded(f"Redis at {self._host_error()}", stage="connecting")
+        self.connect_until = min(limit.at, began + self.command_timeout)
+        self._owed, self._packed, self._awaited = 0, (), ()
+        self._watching = self._in_transaction = False
+        self._changed = True  # whoever lost it may have gone on with it
+        self.connect_check_health(check_health=False, retry_socket_connect=False)
+        self.node.renewed(monotonic() - began)
 
     def _connect(self) -> Wire:
         kind = TlsWire if isinstance(self, redis.SSLConnection) else PlainWire
@@ -116,7 +130,6 @@ class PooledConnection(AbstractConnection):
         config = self.maint_notifications_config
         if config is not None and config.enabled:
             self._parser.set_node_moving_push_handler(self._server_moves)
-        self._changed = False
 
     def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Send *commands* at once, and yield their replies; an error of the server is one too."""
@@ -207,7 +220,7 @@ class PooledConnection(AbstractConnection):
             if timeout is _NOT_GIVEN:
                 reply = self._parser.read_response(disable_decoding, push_request)
             else:
-                # Waiting for messages, not for the answer to a command.
+                self._wait_for_messages()
                 self._wire.until = ambient().at
                 reply = self._parser.read_response(disable_decoding, push_request, timeout)
         except BaseException as error:  # noqa: BLE001 - raised again
@@ -220,6 +233,23 @@ class PooledConnection(AbstractConnection):
         if isinstance(reply, redis.ResponseError):
             raise reply
         return reply
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Return whether a message comes within *timeout* seconds. Raises :class:`~poolkit.DeadlineExceeded`."""
+        self._wait_for_messages()
+        limit = ambient()
+        left = max(0.0, limit.remaining())
+        if super().can_read(min(timeout, left)):
+            return True
+        if left < timeout:
+            raise limit.exceeded(f"Redis at {self._host_error()}", stage="running")
+        return False
+
+    def _wait_for_messages(self) -> None:
+        """Note who waits for messages: often another thread than the one that subscribed, which may have ended."""
+        lease = self.lease
+        if lease is not None:
+            lease.user = threading.current_thread()
 
     # -- what a server announces of its maintenance -----------------------------------------------------
 
@@ -305,7 +335,7 @@ class PooledConnection(AbstractConnection):
     def _begin(self, args: Sequence[Any], traits: Traits, until: Deadline = NEVER) -> None:
         """Note what a command that is about to be sent asks for, and by when it has to be answered."""
         if self._sock is None:
-            self._check_owner()
+            self._check_usable()
             raise redis.ConnectionError("the connection was lost")
         now = monotonic()
         limit = ambient()
@@ -318,10 +348,14 @@ class PooledConnection(AbstractConnection):
         if session is not Session.KEEPS:
             self._note(session)
 
-    def _check_owner(self) -> None:
+    def _check_usable(self) -> None:
         if self._strangers:
             raise redis.ConnectionError(
                 "this connection belongs to the process that forked this one; take another from the pool"
+            )
+        if self.retired:
+            raise redis.ConnectionError(
+                "this connection was given back, and the pool has closed it; take another from the pool"
             )
 
     def _note(self, session: Session) -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import redis
+from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
 
 from ..core.deadline import Deadline
 from .address import Server
 from .commands import Argument, traits_of
 from .config import RedisConfig
 from .connection import PooledConnection, TcpConnection, TlsConnection, UnixConnection
+
+# Deadlines are none of redis-py's time-outs, after which it connects anew, or says that a watched key has changed.
+_ONCE = Retry(NoBackoff(), 0, supported_errors=(redis.ConnectionError, redis.TimeoutError))
 
 
 def make_connection(server: Server, config: RedisConfig) -> PooledConnection:
@@ -26,6 +32,7 @@ def make_connection(server: Server, config: RedisConfig) -> PooledConnection:
         conn = tls
     else:
         conn = TcpConnection(host=server.host, port=server.port, **options)
+    conn.retry = _ONCE
     conn.command_timeout = config.command_timeout
     conn.ready_check = config.ready_check
     return conn

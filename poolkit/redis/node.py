@@ -13,7 +13,7 @@ import redis
 
 from ..core.deadline import Deadline
 from ..core.errors import BackendUnavailable, PoolClosed, PoolKitError
-from ..core.events import Events, Failed
+from ..core.events import Connected, Events, Failed, Removed
 from ..core.housekeeper import housekeeper
 from ..core.lease import Holder, Lease, LeaseBook
 from ..core.lending import Lender
@@ -55,6 +55,7 @@ class Node:
     ) -> None:
         self.name = name
         self._config = config
+        self._tally = tally
         self._events = events
         self._locate = locate
         self._lost = lost
@@ -164,6 +165,15 @@ class Node:
     def discard(self, conn: PooledConnection) -> None:
         """Take back a connection that nobody must use again, and close it."""
         self._shelf.close(conn, "discarded")
+
+    def renewed(self, seconds: float) -> None:
+        """Count a connection that was lost while lent, and opened anew in *seconds* by its holder."""
+        shard = self._tally.mine()
+        shard.closed += 1
+        shard.created += 1
+        shard.create.add(seconds)
+        self._events.tell(Removed, reason="lost while lent")
+        self._events.tell(Connected, seconds=seconds)
 
     def forgotten(self, lease: Lease[Any], conn: PooledConnection) -> None:
         """Take note of a connection that was collected while lent. Called by a finalizer: no locks."""

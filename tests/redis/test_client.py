@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 
 import pytest
@@ -11,7 +13,7 @@ from poolkit import DeadlineExceeded, OutcomeUnknown, PoolTimeout, RedisPool, de
 from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 
-from .support import SCHEDULING, Stopwatch, through
+from .support import SCHEDULING, Stopwatch, node_of, through
 
 
 @pytest.fixture
@@ -268,3 +270,183 @@ def test_a_block_that_gets_no_connection_holds_none(redis_url):
 
         assert cache.set("k", "v")
         assert cache.leases() == []
+
+
+def _take_a_client(conn):
+    return conn.client().get
+
+
+def _take_a_pipeline(conn):
+    pipe = conn.pipeline()
+    pipe.watch("k")
+    pipe.unwatch()
+    return lambda key: pipe.get(key).execute()
+
+
+def _take_the_connection(conn):
+    raw = conn.connection_pool.get_connection()
+    return lambda key: raw.send_command("GET", key)
+
+
+def _take_a_subscriber(conn):
+    pubsub = conn.pubsub()
+    pubsub.subscribe("channel")
+    return lambda _: pubsub.get_message(timeout=LONG)
+
+
+@pytest.mark.parametrize(
+    "take", [_take_a_client, _take_a_pipeline, _take_the_connection, _take_a_subscriber]
+)
+def test_what_was_made_in_a_block_can_not_use_its_connection_afterwards(redis_url, take):
+    with RedisPool(redis_url, max_size=1) as cache:
+        with cache.connection() as conn:
+            use = take(conn)
+
+        with pytest.raises(redis.ConnectionError, match=r"given back|has ended"):
+            use("k")
+        with cache.connection() as conn:
+            with pytest.raises(redis.ConnectionError, match=r"given back|has ended"):
+                use("k")
+            assert conn.echo("mine") == "mine"
+        assert cache.execute("ECHO", "mine") == "mine"
+        assert cache.stats().size == 1
+
+
+def test_what_was_made_in_a_block_and_closed_there_leaves_the_connection_to_others(redis_url):
+    with RedisPool(redis_url, max_size=1) as cache:
+        for _ in range(2):
+            with cache.connection() as conn:
+                with conn.client() as single, conn.pipeline() as pipe:
+                    single.set("k", "v")
+                    pipe.watch("k")
+                with conn.lock("lock", timeout=LONG):
+                    pass
+
+        assert cache.stats().created == 1
+
+
+def test_a_callback_set_in_a_block_is_gone_with_it(cache):
+    cache.set("k", "v")
+    with cache.connection() as conn:
+        conn.set_response_callback("get", lambda reply, **_: f"{reply}!")
+        assert conn.get("k") == "v!"
+    with cache.connection() as conn:
+        assert conn.get("k") == "v"
+        assert conn.execute_command("info", "server")["redis_version"]
+
+
+# -- pub/sub -------------------------------------------------------------------------------------------
+
+
+def test_a_subscription_goes_on_when_the_thread_that_made_it_has_ended(cache):
+    heard, problems = queue.Queue(), []
+
+    def subscribe():
+        pubsub = cache.client.pubsub()
+        pubsub.subscribe(channel=heard.put)
+        return pubsub.run_in_thread(
+            sleep_time=0.05, exception_handler=lambda error, *_: problems.append(error)
+        )
+
+    maker = Task(subscribe)
+    reader = maker.result()
+    maker.join()
+    (lease,) = node_of(cache).lender.book._open
+    eventually(lambda: lease.user is reader)
+
+    node_of(cache).sweep()
+
+    assert cache.execute("PUBLISH", "channel", "still here") == 1
+    assert heard.get(timeout=LONG)["data"] == "still here"
+    assert [holder.thread for holder in cache.leases()] == [reader]
+    assert (cache.stats().in_use, cache.stats().leaked, problems) == (1, 0, [])
+    reader.stop()
+    reader.join(LONG)
+    assert (cache.stats().in_use, cache.stats().leaked) == (0, 0)
+
+
+def test_a_subscription_whose_threads_have_both_ended_is_taken_back(cache):
+    pubsub = cache.client.pubsub()
+
+    def subscribe():
+        pubsub.subscribe("channel")
+        reader = Task(pubsub.get_message, False, LONG)
+        assert reader.result()["type"] == "subscribe"
+        reader.join()
+
+    maker = Task(subscribe)
+    maker.result()
+    maker.join()
+
+    node_of(cache).sweep()
+
+    assert (cache.stats().in_use, cache.stats().leaked) == (0, 1)
+    with pytest.raises(redis.ConnectionError, match=r"given back|has ended"):
+        pubsub.get_message(timeout=LONG)
+
+
+def test_a_reader_that_ends_leaves_the_block_its_connection(cache):
+    with cache.connection() as conn, conn.pubsub() as pubsub:
+        pubsub.subscribe("channel")
+        reader = Task(pubsub.get_message, False, LONG)
+        reader.result()
+        reader.join()
+
+        node_of(cache).sweep()
+
+        assert cache.execute("PUBLISH", "channel", "x") == 1
+        assert pubsub.get_message(timeout=LONG)["data"] == "x"
+
+
+@pytest.fixture
+def cut_subscriber(redis_server, redis_url):
+    """Give a pool, and a subscriber whose connection was cut."""
+    with (
+        FaultProxy("127.0.0.1", redis_server.port) as proxy,
+        RedisPool(through(proxy, redis_server)) as cache,
+    ):
+        pubsub = cache.client.pubsub()
+        pubsub.subscribe("channel")
+        assert pubsub.get_message(timeout=LONG)["type"] == "subscribe"
+        proxy.cut()
+        yield cache, pubsub
+        pubsub.close()
+
+
+def test_a_subscription_that_was_cut_is_made_anew_and_counted(cut_subscriber):
+    cache, pubsub = cut_subscriber
+    with contextlib.suppress(redis.ConnectionError):
+        pubsub.get_message(timeout=LONG)
+    eventually(lambda: cache.execute("PUBLISH", "channel", "again") == 1)
+
+    found = iter(lambda: pubsub.get_message(timeout=LONG), None)
+    assert next(message["data"] for message in found if message["type"] == "message") == "again"
+    stats = cache.stats()
+    assert (stats.created, stats.closed, stats.size) == (3, 1, 2)
+    pubsub.close()
+    assert (cache.stats().size, cache.stats().in_use) == (1, 0)
+
+
+def test_a_subscription_is_not_made_anew_when_the_pool_is_closed(cut_subscriber):
+    cache, pubsub = cut_subscriber
+    cache.close(timeout=0)
+
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError, match="its pool is closed"):
+            pubsub.get_message(timeout=LONG)
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda p: p.get_message(timeout=LONG), lambda p: next(p.listen())]
+)
+def test_waiting_for_a_message_keeps_to_the_deadline_and_the_subscription(cache, wait):
+    with cache.client.pubsub() as pubsub:
+        pubsub.subscribe("channel")
+        pubsub.get_message(timeout=LONG)
+
+        with Stopwatch() as watch, pytest.raises(DeadlineExceeded), deadline(0.2):
+            wait(pubsub)
+
+        assert watch.seconds < 0.2 + 0.05 + SCHEDULING
+        assert cache.execute("PUBLISH", "channel", "x") == 1
+        assert pubsub.get_message(timeout=LONG)["data"] == "x"

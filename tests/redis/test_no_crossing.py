@@ -169,7 +169,7 @@ def test_after_an_error_at_any_point_the_next_caller_gets_its_own_answer(
 def test_a_connection_with_an_unread_answer_is_closed_not_lent_again(redis_url):
     with RedisPool(redis_url, max_size=1) as cache:
         with cache.connection() as conn:
-            conn.connection_pool.get_connection().send_command("ECHO", "somebody else's")
+            conn.connection_pool.conn.send_command("ECHO", "somebody else's")
 
         assert cache.execute("ECHO", "mine") == "mine"
         assert cache.stats().closed == 1
@@ -197,7 +197,7 @@ def test_a_connection_that_is_not_like_a_new_one_is_closed_not_lent_again(redis_
     with RedisPool(redis_url, max_size=1, command_timeout=0.2) as cache:
         cache.set("k", "v")
         with cache.connection() as conn:
-            raw = conn.connection_pool.get_connection()
+            raw = conn.connection_pool.conn
             raw.send_command(*leave)
             if leave[0] not in ("CLIENT", "CLIENT REPLY") or leave[1] not in ("REPLY", "SKIP"):
                 with contextlib.suppress(redis.ResponseError):  # READONLY, outside of a cluster
@@ -205,7 +205,7 @@ def test_a_connection_that_is_not_like_a_new_one_is_closed_not_lent_again(redis_
             born = raw.born
 
         with cache.connection() as conn:
-            assert conn.connection_pool.get_connection().born != born
+            assert conn.connection_pool.conn.born != born
             assert conn.get("k") == "v"
         assert cache.stats().closed == 1
 
