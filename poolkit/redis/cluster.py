@@ -11,6 +11,7 @@ import random
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -268,10 +269,17 @@ class Cluster:
 
     # -- private -------------------------------------------------------------------------------------
 
+    def _hear(self, error: MovedError, node: Node) -> None:
+        """Take note of what a connection was told that redis-py, or the caller, used by itself."""
+        with suppress(PoolClosed):
+            self._moved(error, node)
+
     def _moved(self, error: MovedError, node: Node) -> None:
         """Believe the node that a slot is elsewhere, and have all of them asked."""
         there = self.node_at(_server_of(error, node))
         with self._lock:
+            if self._slots[error.slot_id] is there:
+                return  # known by now
             slots = list(self._slots)
             slots[error.slot_id] = there
             self._slots = slots
@@ -287,6 +295,7 @@ class Cluster:
                 events=self._events,
                 locate=lambda _: server,
                 lost=self.look_soon,
+                moved=self._hear,
             )
         return node
 

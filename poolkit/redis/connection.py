@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
 from redis.connection import AbstractConnection
-from redis.exceptions import ExecAbortError
+from redis.exceptions import ExecAbortError, MovedError, ReadOnlyError
 from redis.utils import HIREDIS_AVAILABLE, SENTINEL
 
 from ..core.deadline import NEVER, Deadline, ambient
@@ -49,6 +49,8 @@ class PooledConnection(AbstractConnection):
     """When it has reached its lifetime."""
     last_used = 0.0
     """When it was last put back."""
+    news: MovedError | ReadOnlyError | None = None
+    """What the server said last of where its work is done now; its node heeds it when the connection is back."""
     retired = False
     """Whether the pool has closed it, and counted that."""
     command_timeout = 5.0
@@ -231,6 +233,8 @@ class PooledConnection(AbstractConnection):
             self._settle(self._awaited.popleft(), reply)
         self._owed -= 1  # last, so that one that is interrupted before counts as not read
         if isinstance(reply, redis.ResponseError):
+            if isinstance(reply, (MovedError, ReadOnlyError)):
+                self.news = reply
             raise reply
         return reply
 

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import redis
+from redis.exceptions import MovedError
 
 from ..core.deadline import Deadline
 from ..core.errors import BackendUnavailable, PoolClosed, PoolKitError
@@ -40,7 +41,7 @@ class Node:
     """One server, or the master that sentinels name.
 
     *locate* says where it is, each time a connection is opened. *lost* is called, with no lock held, when
-    it can't be reached.
+    it can't be reached, and *moved* when it said that a slot is elsewhere.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Node:
         events: Events,
         locate: Callable[[Deadline], Server],
         lost: Callable[[], None] = lambda: None,
+        moved: Callable[[MovedError, Node], None] = lambda error, node: None,  # noqa: ARG005
     ) -> None:
         self.name = name
         self._config = config
@@ -59,6 +61,7 @@ class Node:
         self._events = events
         self._locate = locate
         self._lost = lost
+        self._moved = moved
         self.outage = Outage(name, housekeeper(), events=events, probe=self._probe)
         self._book: LeaseBook[PooledConnection] = LeaseBook()
         self.lender: Lender[PooledConnection] = Lender(
@@ -160,6 +163,13 @@ class Node:
 
     def put(self, conn: PooledConnection) -> None:
         """Take a connection back, and keep it if it is like a new one."""
+        news = conn.news
+        if news is not None:
+            conn.news = None
+            if isinstance(news, MovedError):
+                self._moved(news, self)
+            else:
+                self.heed(news)
         self._shelf.keep(conn)
 
     def discard(self, conn: PooledConnection) -> None:

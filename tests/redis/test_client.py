@@ -13,6 +13,7 @@ from poolkit import DeadlineExceeded, OutcomeUnknown, PoolTimeout, RedisPool, de
 from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 
+from .scripted import ScriptedRedis
 from .support import SCHEDULING, Stopwatch, node_of, through
 
 
@@ -450,3 +451,35 @@ def test_waiting_for_a_message_keeps_to_the_deadline_and_the_subscription(cache,
         assert watch.seconds < 0.2 + 0.05 + SCHEDULING
         assert cache.execute("PUBLISH", "channel", "x") == 1
         assert pubsub.get_message(timeout=LONG)["data"] == "x"
+
+
+# -- what the pool learns ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["pipeline", "transaction", "connection", "client"])
+def test_a_server_that_became_a_replica_is_left_however_that_was_found_out(way):
+    def answer(words):
+        if words[0] == b"EXEC":
+            return b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+        return b"+OK\r\n" if words[0] == b"MULTI" else b"-READONLY You can't write.\r\n"
+
+    def block(cache):
+        with cache.connection() as conn:
+            conn.set("k", "v")
+
+    def single(cache):
+        with cache.client.client() as client:
+            client.set("k", "v")
+
+    calls = {
+        "pipeline": lambda cache: cache.client.pipeline(transaction=False).set("k", "v").execute(),
+        "transaction": lambda cache: cache.client.pipeline().set("k", "v").execute(),
+        "connection": block,
+        "client": single,
+    }
+    with ScriptedRedis(answer) as server, RedisPool(server.url) as cache:
+        for number in range(3):
+            with pytest.raises(redis.ReadOnlyError):
+                calls[way](cache)
+            assert server.connections == number + 1
+        assert cache.stats().size == 0

@@ -266,6 +266,24 @@ def test_what_is_moved_is_asked_for_once_and_known_from_then_on(cache, redis_clu
         redis_cluster.move_slot(slot, home)
 
 
+def test_a_block_that_is_sent_away_is_at_the_right_node_next_time(cache, redis_cluster):
+    key = "moving"
+    slot, home = redis_cluster.slot_of(key), redis_cluster.master_of(key)
+    there = next(server for server in masters(redis_cluster) if server is not home)
+    cache.set(key, "v")
+    try:
+        redis_cluster.move_slot(slot, there)
+        with cache.connection(key=key) as conn, pytest.raises(redis.exceptions.MovedError):
+            conn.get(key)
+        with cache.connection(key=key) as conn:
+            assert conn.get(key) == "v"
+
+        with cache.client.pipeline(transaction=True) as pipe:
+            assert pipe.get(key).execute() == ["v"]
+    finally:
+        redis_cluster.move_slot(slot, home)
+
+
 def test_a_slot_that_is_moving_is_asked_on_both_sides(cache, redis_cluster):
     old, new = "{moving}old", "{moving}new"
     cache.set(old, "here")
