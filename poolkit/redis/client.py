@@ -7,27 +7,28 @@ transactions and pub/sub are redis-py's, on a connection that is lent for as lon
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE, CaseInsensitiveDict
-from redis.cluster import ClusterPipeline, PipelineStrategy
+from redis.cluster import ClusterPipeline, PipelineStrategy, TransactionStrategy
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from ..core.deadline import ambient
-from ..core.errors import PoolKitError
-from ..core.retry import Try
+from ..core.errors import OutcomeUnknown, PoolKitError
+from ..core.retry import Phase, Try
 from .address import Server
 from .cluster import Cluster
-from .commands import Traits, traits_of
+from .commands import Argument, Session, Traits, traits_of
 from .config import RedisConfig
 from .connection import PooledConnection, TcpConnection
 from .dial import connection_options
+from .failures import classify
 from .node import Node
 from .running import Running
 
@@ -112,7 +113,40 @@ class HeldPool(_NoPool):
         return pool
 
 
-class PooledClient(redis.Redis):
+class _Candid:
+    """Says that the outcome of a write is unknown where redis-py only says that its answer was lost."""
+
+    def _send_command_parse_response(
+        self, conn: PooledConnection, command_name: str, *args: Any, **options: Any
+    ) -> Any:
+        with _candid([args]):
+            return super()._send_command_parse_response(conn, command_name, *args, **options)  # type: ignore[misc]
+
+
+class CandidPipeline(_Candid, redis.client.Pipeline):
+    """A pipeline of redis-py's that is sent once, and says so if it can't know what became of it.
+
+    redis-py's own calls a lost EXEC a change of a watched key, after which callers begin again.
+    """
+
+    def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
+        with _candid([args for args, _ in commands]):
+            return super()._execute_transaction(connection, commands, raise_on_error)
+
+    def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
+        with _candid([args for args, _ in commands]):
+            return super()._execute_pipeline(connection, commands, raise_on_error)
+
+
+class _CandidClient(_Candid, redis.Redis):
+    def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> CandidPipeline:
+        """Return a pipeline, by default one that is a transaction."""
+        return CandidPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
+
+
+class PooledClient(_CandidClient):
     """A ``redis.Redis`` whose single commands are sent again where that is safe."""
 
     connection_pool: LentPool
@@ -125,7 +159,7 @@ class PooledClient(redis.Redis):
         )
 
 
-class HeldClient(redis.Redis):
+class HeldClient(_CandidClient):
     """A ``redis.Redis`` on the one connection that a block holds."""
 
     connection_pool: HeldPool
@@ -143,8 +177,9 @@ class PooledCluster(redis.RedisCluster):
         """Return a pipeline, or with *transaction* one whose keys are all in one slot and that runs as a whole."""
         self._keep_up()
         pipe: ClusterPipeline = super().pipeline(transaction, shard_hint)
-        if not transaction:
-            pipe._execution_strategy = PooledPipeline(pipe, self)
+        pipe._execution_strategy = (
+            CandidTransaction(pipe) if transaction else PooledPipeline(pipe, self)
+        )
         return pipe
 
     def close(self) -> None:
@@ -232,6 +267,43 @@ class PooledPipeline(PipelineStrategy):
             return error  # others have run
 
 
+class CandidTransaction(TransactionStrategy):
+    """How a transaction of redis-py's is sent: once, by redis-py."""
+
+    def _execute_transaction(self, stack: Any, raise_on_error: bool) -> Any:
+        with _candid([command.args for command in stack]):
+            return super()._execute_transaction(stack, raise_on_error)
+
+    def _send_command_parse_response(
+        self, conn: Any, redis_node: Any, command_name: Any, *args: Any, **options: Any
+    ) -> Any:
+        with _candid([args]):
+            return super()._send_command_parse_response(
+                conn, redis_node, command_name, *args, **options
+            )
+
+
+@contextmanager
+def _candid(commands: Sequence[Sequence[Argument]]) -> Iterator[None]:
+    """Raise :class:`~poolkit.OutcomeUnknown` if the answer to *commands* is lost, and one must not be repeated."""
+    try:
+        yield
+    except redis.RedisError as error:
+        if classify(error, Phase.RUNNING).unknown and any(map(_leaves_a_trace, commands)):
+            raise OutcomeUnknown(
+                f"its answer was lost, so it may have taken effect or not: {error}"
+            ) from error
+        raise
+
+
+def _leaves_a_trace(args: Sequence[Argument]) -> bool:
+    """Whether a command must not be repeated on another connection: what it does to its own is gone with that."""
+    traits = traits_of(args)
+    if traits.session is Session.KEEPS:
+        return not traits.repeatable(args)
+    return traits.name == "EXEC"
+
+
 class _Told:
     """What redis-py takes for the connection that a reply is to be read from."""
 
@@ -264,7 +336,10 @@ def _make_cluster_client(config: RedisConfig, run: Callable[[], Running]) -> Poo
         if host == ANYBODY:
             return LentPool(config, run, lambda: run().topology.node_for(None, ambient()))
         server = Server(host, int(port))
-        return LentPool(config, run, lambda: run().topology.node_at(server))
+        pool = LentPool(config, run, lambda: run().topology.node_at(server))
+        # By these a transaction finds the pool that its connection goes back to.
+        pool.connection_kwargs.update(host=host, port=int(port))
+        return pool
 
     def by_name(address: tuple[str, int]) -> tuple[str, int]:
         host, port = address

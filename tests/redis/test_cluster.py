@@ -424,6 +424,19 @@ def test_the_client_has_transactions_locks_and_messages(cache):
     eventually(lambda: cache.stats().in_use == 0)
 
 
+def test_a_transaction_of_the_client_gives_its_connection_back(cache, tags):
+    key = tags[0] + "k"
+    cache.set(key, 0)
+    for number in range(5):
+        assert cache.client.pipeline(transaction=True).incr(key).execute() == [number + 1]
+        with cache.client.pipeline(transaction=True) as pipe:
+            pipe.watch(key)
+            assert pipe.get(key) == str(number + 1)
+        assert cache.stats().in_use == 0
+
+    assert (cache.stats().closed, cache.stats().leaked) == (0, 0)
+
+
 def test_the_client_follows_a_slot_that_is_moving(cache, redis_cluster):
     old, new = "{moving}old", "{moving}new"
     cache.set(old, "here")

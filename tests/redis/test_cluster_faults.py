@@ -248,9 +248,9 @@ def test_a_pool_can_be_closed_in_the_middle_of_a_failover(redis_cluster, tags):
 # -- answers that get lost, of clusters of one scripted server -----------------------------------------
 
 
-COMMANDS = b"*2\r\n" + b"".join(
+COMMANDS = b"*3\r\n" + b"".join(
     b"*7\r\n$%d\r\n%s\r\n:-2\r\n*0\r\n:1\r\n:1\r\n:1\r\n*0\r\n" % (len(name), name)
-    for name in (b"get", b"incrby")
+    for name in (b"get", b"incrby", b"watch")
 )
 """That the first word of these is their only key."""
 
@@ -277,6 +277,16 @@ def address_of(server: ScriptedRedis) -> str:
     return server.url.removeprefix("redis://").removesuffix("/0")
 
 
+def watched(cache: RedisPool, *, at_once: bool) -> None:
+    """Increment a key that is watched, in a transaction or *at once*."""
+    with cache.client.pipeline(transaction=True) as pipe:
+        pipe.watch("n")
+        if not at_once:
+            pipe.multi()
+        pipe.incr("n")
+        pipe.execute()
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -284,8 +294,19 @@ def address_of(server: ScriptedRedis) -> str:
         lambda cache: cache.pipeline([("GET", "a"), ("INCRBY", "n", 1), ("GET", "b")]),
         lambda cache: cache.client.incr("n"),
         lambda cache: cache.client.pipeline().get("a").incr("n").get("b").execute(),
+        lambda cache: cache.client.pipeline(transaction=True).incr("n").execute(),
+        lambda cache: watched(cache, at_once=False),
+        lambda cache: watched(cache, at_once=True),
     ],
-    ids=["command", "pipeline", "client", "client's pipeline"],
+    ids=[
+        "command",
+        "pipeline",
+        "client",
+        "client's pipeline",
+        "client's transaction",
+        "client's transaction that watches",
+        "client, while watching",
+    ],
 )
 def test_a_write_whose_answer_is_lost_is_never_sent_twice(write):
     with (
@@ -295,6 +316,7 @@ def test_a_write_whose_answer_is_lost_is_never_sent_twice(write):
         with pytest.raises(OutcomeUnknown):
             write(cache)
         assert server.count(b"INCRBY") == 1
+        assert (cache.stats().in_use, cache.stats().leaked) == (0, 0)
 
 
 @pytest.mark.parametrize(

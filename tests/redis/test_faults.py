@@ -72,24 +72,117 @@ def test_a_deadline_that_passes_while_a_write_runs_leaves_its_outcome_unknown(pr
     assert direct.get("n") == "1"
 
 
-@pytest.mark.parametrize("way", ["incr", "execute", "pipeline", "client"])
+def _held(cache):
+    with cache.connection() as conn:
+        conn.incr("n")
+
+
+def _single(cache):
+    with cache.client.client() as client:
+        client.incr("n")
+
+
+def _held_transaction(cache):
+    with cache.connection() as conn:
+        conn.execute_command("MULTI")
+        conn.incr("n")
+        conn.execute_command("EXEC")
+
+
+def _watched(cache):
+    with cache.client.pipeline() as pipe:
+        pipe.watch("x")
+        pipe.incr("n")
+
+
+WRITES = {
+    "incr": lambda cache: cache.incr("n"),
+    "execute": lambda cache: cache.execute("INCR", "n"),
+    "pipeline": lambda cache: cache.pipeline([("GET", "x"), ("INCR", "n")]),
+    "client": lambda cache: cache.client.incr("n"),
+    "client.pipeline": lambda cache: cache.client.pipeline(transaction=False).incr("n").execute(),
+    "client.transaction": lambda cache: cache.client.pipeline().incr("n").execute(),
+    "client.transaction(watch)": lambda cache: cache.client.transaction(
+        lambda pipe: pipe.multi() or pipe.incr("n"), "x"
+    ),
+    "client, while watching": _watched,
+    "client.client": _single,
+    "connection": _held,
+    "connection, EXEC": _held_transaction,
+}
+"""Every way of sending INCR."""
+IN_ONE_GO = sorted(
+    WRITES.keys() - {"client.transaction(watch)", "client, while watching", "connection, EXEC"}
+)
+
+
+@pytest.mark.parametrize("way", WRITES)
 def test_a_write_whose_connection_is_cut_after_it_was_sent_runs_once(proxied, direct, way):
     proxy, url = proxied
-    calls = {
-        "incr": lambda cache: cache.incr("n"),
-        "execute": lambda cache: cache.execute("INCR", "n"),
-        "pipeline": lambda cache: cache.pipeline([("GET", "x"), ("INCR", "n")]),
-        "client": lambda cache: cache.client.incr("n"),
-    }
     with RedisPool(url) as cache:
         cache.get("n")
-        hit = proxy.cut_after_request(1)
+        last = b"EXEC" if way == "connection, EXEC" else b"INCR"
+        hit = proxy.cut_after_request(lambda sent: last in sent)
 
         with pytest.raises(OutcomeUnknown):
-            calls[way](cache)
+            WRITES[way](cache)
 
         assert hit.wait(LONG)
+        eventually(lambda: direct.get("n") == "1")
+        assert cache.incr("n") == 2
+        assert cache.stats().in_use == 0
+
+
+@pytest.mark.parametrize("way", IN_ONE_GO)
+def test_a_write_whose_answer_does_not_come_runs_once(proxied, direct, way):
+    proxy, url = proxied
+    with RedisPool(url, command_timeout=0.2) as cache:
+        cache.get("n")
+        proxy.stall_replies()
+
+        with pytest.raises(OutcomeUnknown):
+            WRITES[way](cache)
+
+        eventually(lambda: direct.get("n") == "1")
+        proxy.pass_through()
+        assert cache.incr("n") == 2
+
+
+def test_a_deadline_in_a_transaction_is_not_taken_for_a_change_of_what_it_watches(proxied, direct):
+    proxy, url = proxied
+    attempts = []
+
+    def add_one(pipe):
+        attempts.append(1)
+        pipe.multi()
+        pipe.incr("n")
+        proxy.stall_replies()
+
+    with RedisPool(url) as cache:
+        with pytest.raises(DeadlineOutcomeUnknown), deadline(0.3):
+            cache.client.transaction(add_one, "x")
+
+    assert len(attempts) == 1
     eventually(lambda: direct.get("n") == "1")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda cache: cache.client.pipeline(transaction=False).get("k").execute(),
+        lambda cache: cache.client.pipeline().get("k").set("k", 1).execute(),
+        lambda cache: cache.client.pipeline().watch("k"),
+    ],
+    ids=["pipeline", "transaction", "watch"],
+)
+def test_what_can_be_repeated_without_harm_is_lost_in_redis_pys_words(proxied, read):
+    proxy, url = proxied
+    with RedisPool(url) as cache:
+        cache.get("n")
+        proxy.cut_after_request(1)
+
+        with pytest.raises(redis.ConnectionError):
+            read(cache)
 
 
 @pytest.mark.parametrize(
