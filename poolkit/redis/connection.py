@@ -22,6 +22,7 @@ from redis.utils import HIREDIS_AVAILABLE, SENTINEL
 from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineOutcomeUnknown
 from ..core.lease import Lease
+from ..core.resolving import resolve
 from .commands import Argument, Command, Session, Traits, traits_of
 from .failures import NotSent
 from .handshake import greet
@@ -119,9 +120,14 @@ class PooledConnection(AbstractConnection):
 
     def _connect(self) -> Wire:
         kind = TlsWire if isinstance(self, redis.SSLConnection) else PlainWire
-        self._wire = kind(super()._connect())  # type: ignore[safe-super]
+        self._wire = kind(self._reach())
         self._wire.until = self.connect_until
         return self._wire
+
+    def _reach(self) -> socket.socket:
+        """Return a socket that has just connected."""
+        sock: socket.socket = super()._connect()  # type: ignore[safe-super]
+        return sock
 
     def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: ARG002
         """Get ready on a socket that has just connected: one round trip."""
@@ -427,14 +433,54 @@ class PooledConnection(AbstractConnection):
         return buffer is not None and bool(buffer.unread_bytes())
 
 
-class TcpConnection(PooledConnection, redis.Connection):
+class _InternetConnection(PooledConnection):
+    """One to a host."""
+
+    port: int
+    socket_keepalive: bool
+    socket_keepalive_options: dict[int, int]
+
+    def _reach(self) -> socket.socket:
+        """Connect as redis-py does, to the first address that can be reached; but find these in time."""
+        problem = OSError("this host has no addresses")
+        until = Deadline.after(self.socket_connect_timeout)
+        for family, kind, protocol, _, address in resolve(self.host, self.port, until):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self.socket_keepalive:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    for option, value in self.socket_keepalive_options.items():
+                        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+                sock.settimeout(self.socket_connect_timeout)
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                problem = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise problem
+
+
+class TcpConnection(_InternetConnection, redis.Connection):
     """One over TCP."""
 
 
-class TlsConnection(PooledConnection, redis.SSLConnection):
+class TlsConnection(_InternetConnection, redis.SSLConnection):
     """One over TLS."""
 
     context: ssl.SSLContext
+
+    def _reach(self) -> socket.socket:
+        sock = super()._reach()
+        try:
+            return self._wrap_socket_with_ssl(sock)
+        except BaseException:
+            sock.close()
+            raise
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
         """Wrap with the pool's own context: making one for each connection would read all CAs each time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from time import monotonic
 
@@ -275,6 +276,24 @@ def test_a_deadline_holds_while_connecting(proxied):
     with RedisPool(url) as cache:
         with Stopwatch() as watch, pytest.raises(DeadlineExceeded) as caught, deadline(0.2):
             cache.get("k")
+
+    assert caught.value.stage == "connecting"
+    assert watch.seconds < 0.2 + 0.05 + SCHEDULING
+
+
+def test_a_deadline_holds_while_a_name_is_looked_up(redis_server, redis_url, monkeypatch):
+    answers, ask = threading.Event(), socket.getaddrinfo
+
+    def silent(*args, **options):
+        assert answers.wait(LONG)
+        return ask(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    with RedisPool(redis_url.replace("127.0.0.1", "localhost")) as cache:
+        with Stopwatch() as watch, pytest.raises(DeadlineExceeded) as caught, deadline(0.2):
+            cache.get("k")
+        answers.set()
+        assert cache.set("k", "v")
 
     assert caught.value.stage == "connecting"
     assert watch.seconds < 0.2 + 0.05 + SCHEDULING
