@@ -7,6 +7,7 @@ transactions and pub/sub are redis-py's, on a connection that is lent for as lon
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
@@ -170,8 +171,21 @@ class PooledCluster(redis.RedisCluster):
 
     def __init__(self, run: Callable[[], Running], **options: Any) -> None:
         self.run = run
+        self._options = options
+        self._process = os.getpid()
         self._slots = self._cluster().wait()
         super().__init__(**options)
+
+    @property
+    def nodes_manager(self) -> Any:
+        """What redis-py knows of the nodes; anew in a forked child, where nobody gives its locks back."""
+        if self._process != os.getpid():
+            self._begin_anew()
+        return self._nodes_manager
+
+    @nodes_manager.setter
+    def nodes_manager(self, manager: Any) -> None:
+        self._nodes_manager = manager
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
         """Return a pipeline, or with *transaction* one whose keys are all in one slot and that runs as a whole."""
@@ -210,6 +224,16 @@ class PooledCluster(redis.RedisCluster):
         )
         parse = self.cluster_response_callbacks.get(args[0])
         return reply if parse is None else parse(reply, **options)
+
+    def _begin_anew(self) -> None:
+        """Let go of all that has locks; callbacks stay."""
+        fresh = PooledCluster(self.run, **self._options)
+        self._lock = fresh._lock
+        self._event_dispatcher = fresh._event_dispatcher
+        self._himport_registry = fresh._himport_registry
+        self._slots = fresh._slots
+        self._nodes_manager = fresh._nodes_manager
+        self._process = fresh._process  # last: other threads may be at it too
 
     def _keep_up(self) -> None:
         """Have redis-py learn anew which nodes there are, if that has changed."""

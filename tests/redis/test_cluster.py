@@ -15,9 +15,9 @@ from poolkit import BackendUnavailable, ConfigError, PoolClosed, RedisPool, Retr
 from poolkit.embedded import RedisCluster, RedisServer
 from poolkit.redis import cluster as cluster_module
 from poolkit.redis.cluster import slot_of
-from tests.core.support import Task, eventually
+from tests.core.support import LONG, Task, eventually
 
-from .support import SCHEDULING, Stopwatch
+from .support import SCHEDULING, Child, Stopwatch
 
 KEYS = [f"key {number}" for number in range(60)]  # over all nodes
 NOWHERE = ["127.0.0.1:1", "127.0.0.1:2"]
@@ -549,6 +549,41 @@ def in_child(work: Callable[[], object]) -> str:
         said = pipe.read().decode()
     os.waitpid(pid, 0)
     return said
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.get("k"),
+        lambda client: client.pipeline().get("k").execute()[0],
+        lambda client: client.get_primaries() and client.get("k"),
+    ],
+    ids=["command", "pipeline", "nodes"],
+)
+def test_a_fork_while_others_hold_every_lock_of_the_client_does_not_hang_the_child(cache, use):
+    client = cache.client
+    client.set("k", "v")
+    manager = client.nodes_manager
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        nodes = [node.redis_connection.connection_pool for node in manager.nodes_cache.values()]
+        owners = (client, manager, client._event_dispatcher, client._himport_registry, *nodes)
+        locks = [owner._lock for owner in owners]
+        with ExitStack() as stack:
+            for lock in (manager._initialization_lock, *locks):
+                stack.enter_context(lock)
+            held.set()
+            assert go.wait(LONG)
+
+    task = Task(hold)
+    assert held.wait(LONG)
+    try:
+        assert Child(lambda: (use(client), use(cache.client))).outcome() == ("v", "v")
+    finally:
+        go.set()
+    task.result()
+    assert use(client) == "v"
 
 
 def test_closing_ends_every_thread(pool_of):
