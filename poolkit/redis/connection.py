@@ -229,7 +229,6 @@ class PooledConnection(AbstractConnection):
                 reply = self._parser.read_response(disable_decoding, push_request)
             else:
                 self._wait_for_messages()
-                self._wire.until = ambient().at
                 reply = self._parser.read_response(disable_decoding, push_request, timeout)
         except BaseException as error:  # noqa: BLE001 - raised again
             if disconnect_on_error:
@@ -246,6 +245,7 @@ class PooledConnection(AbstractConnection):
 
     def can_read(self, timeout: float = 0) -> bool:
         """Return whether a message comes within *timeout* seconds. Raises :class:`~poolkit.DeadlineExceeded`."""
+        self.connect()
         self._wait_for_messages()
         limit = ambient()
         left = max(0.0, limit.remaining())
@@ -256,7 +256,8 @@ class PooledConnection(AbstractConnection):
         return False
 
     def _wait_for_messages(self) -> None:
-        """Note who waits for messages: often another thread than the one that subscribed, which may have ended."""
+        """Have time for more than the answer to a command, and note who waits: the thread that subscribed may end."""
+        self._wire.until = ambient().at
         lease = self.lease
         if lease is not None:
             lease.user = threading.current_thread()

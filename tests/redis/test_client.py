@@ -8,8 +8,11 @@ import threading
 
 import pytest
 import redis
+from redis._parsers import _RESP3Parser
+from redis.connection import DefaultParser
 
 from poolkit import DeadlineExceeded, OutcomeUnknown, PoolTimeout, RedisPool, deadline
+from poolkit.redis import dial
 from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 
@@ -450,6 +453,27 @@ def test_waiting_for_a_message_keeps_to_the_deadline_and_the_subscription(cache,
 
         assert watch.seconds < 0.2 + 0.05 + SCHEDULING
         assert cache.execute("PUBLISH", "channel", "x") == 1
+        assert pubsub.get_message(timeout=LONG)["data"] == "x"
+
+
+@pytest.mark.parametrize("parser", [DefaultParser, _RESP3Parser])
+def test_a_message_is_waited_for_though_no_command_was_sent_for_long(
+    redis_url, monkeypatch, parser
+):
+    options = dial.connection_options
+    monkeypatch.setattr(
+        dial, "connection_options", lambda config: {**options(config), "parser_class": parser}
+    )
+    with RedisPool(redis_url, command_timeout=0.1) as cache, cache.client.pubsub() as pubsub:
+        pubsub.subscribe("channel")
+        pubsub.get_message(timeout=LONG)
+
+        for _ in range(2):
+            with Stopwatch() as watch:
+                assert pubsub.get_message(timeout=0.2) is None
+            assert watch.seconds > 0.19
+
+        cache.execute("PUBLISH", "channel", "x")
         assert pubsub.get_message(timeout=LONG)["data"] == "x"
 
 
