@@ -46,6 +46,11 @@ def classify(error: BaseException, phase: Phase) -> Verdict:
     return OWN
 
 
+def classify_alone(error: BaseException, phase: Phase) -> Verdict:
+    """Say what *error* means where there is one server only: then to be sent elsewhere is to be refused."""
+    return OWN if isinstance(error, _MOVED) else classify(error, phase)
+
+
 def is_busy(error: BaseException) -> bool:
     """Whether the server refuses commands because a script runs for too long."""
     return isinstance(error, redis.ResponseError) and str(error).startswith("BUSY ")

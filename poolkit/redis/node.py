@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import redis
+from redis.exceptions import AskError
 
 from ..core.deadline import Deadline
 from ..core.errors import BackendUnavailable, PoolClosed, PoolKitError
@@ -143,6 +144,11 @@ class Node:
             self.condemn()  # it became a replica; the master is to be found anew
         elif isinstance(error, redis.BusyLoadingError):
             self.outage.down(error)()
+        elif isinstance(error, AskError) and not self._config.is_cluster:  # MovedError is one too
+            error.args = (
+                f"slot {error.slot_id} is at {error.host}:{error.port}: this server is a node of a cluster; "
+                "give RedisPool all of it, by nodes=[…]",
+            )
 
     def condemn(self) -> None:
         """Close all connections that there are: idle ones now, lent ones when they come back."""

@@ -197,10 +197,7 @@ class RedisPool(Pool[RedisConfig, Running]):
         if raise_on_error:
             for number, reply in enumerate(replies):
                 if isinstance(reply, redis.RedisError):
-                    words, traits = listed[number]
-                    raise type(reply)(
-                        f"command {number} of the pipeline, {traits.name}: {reply}"
-                    ) from reply
+                    raise _numbered(reply, number, listed[number][1].name) from reply
         return replies
 
     @cached_property
@@ -286,6 +283,13 @@ def _plain(word: Any, words: Sequence[Argument], position: int) -> Argument:
         f"word {position} of {traits_of(words).name} must be str, bytes or a number, "
         f"not {checks.kind(word)}; convert it first, with json.dumps say"
     )
+
+
+def _numbered(error: redis.RedisError, number: int, name: str) -> redis.RedisError:
+    """Return an error like *error*, that says which command of a pipeline it is about."""
+    # MovedError and AskError can be made only of what a server said.
+    kind = redis.ResponseError if isinstance(error, redis.exceptions.AskError) else type(error)
+    return kind(f"command {number} of the pipeline, {name}: {error}")
 
 
 def _too_large(words: Sequence[Argument], position: int) -> ConfigError:

@@ -19,7 +19,7 @@ from .cluster import Cluster
 from .commands import Argument, Command, traits_of
 from .config import RedisConfig
 from .connection import PooledConnection
-from .failures import classify
+from .failures import classify, classify_alone
 from .node import Node
 from .sentinels import Sentinels
 from .topology import Single, Topology
@@ -41,9 +41,10 @@ class Running:
         self.events = Events(config.name, config.listeners)
         self._stopping = threading.Event()
         self.topology = self._topology()
+        self._classify = classify if config.is_cluster else classify_alone
         self.retrier = Retrier(
             config.policy,
-            classify=classify,
+            classify=self._classify,
             sleep=self._sleep,
             tally=self.tally,
             events=self.events,
@@ -81,12 +82,12 @@ class Running:
             deadline=deadline,
         )
         for at, reply in enumerate(replies):
-            if _was_not_run(reply):
+            if self._was_not_run(reply):
                 try:
                     replies[at] = self.command(commands[at][0], idempotent=idempotent)
                 except redis.ResponseError as error:
                     replies[at] = error
-                    if _was_not_run(error):
+                    if self._was_not_run(error):
                         break  # nor would the others be
         return replies
 
@@ -158,12 +159,11 @@ class Running:
             Node(config.name, config, tally=self.tally, events=self.events, locate=locate)
         )
 
+    def _was_not_run(self, reply: object) -> bool:
+        """Whether *reply* says that the server would take the command at another time, or elsewhere."""
+        if not isinstance(reply, redis.RedisError):
+            return False
+        return self._classify(reply, Phase.RUNNING).again is Again.SAFE
+
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
-
-
-def _was_not_run(reply: object) -> bool:
-    """Whether *reply* says that the server would take the command at another time, or elsewhere."""
-    if not isinstance(reply, redis.RedisError):
-        return False
-    return classify(reply, Phase.RUNNING).again is Again.SAFE

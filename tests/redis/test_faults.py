@@ -410,6 +410,24 @@ def test_what_the_server_refuses_is_raised_as_it_is_and_not_repeated(reply):
         assert cache.stats().retries == 0
 
 
+@pytest.mark.parametrize("said", [b"-MOVED 7 10.0.0.2:6379\r\n", b"-ASK 7 10.0.0.2:6379\r\n"])
+def test_one_node_of_a_cluster_says_that_all_of_it_is_needed(said):
+    calls = [
+        lambda cache: cache.get("k"),
+        lambda cache: cache.client.get("k"),
+        lambda cache: cache.pipeline([("GET", "k")]),
+    ]
+    with ScriptedRedis(lambda _: said) as server, RedisPool(server.url) as cache:
+        for call in calls:
+            with pytest.raises(redis.ResponseError, match=r"slot 7 is at .*10\.0\.0\.2.* nodes="):
+                call(cache)
+        (reply,) = cache.pipeline([("GET", "k")], raise_on_error=False)
+
+        assert "nodes=" in str(reply)
+        assert server.count(b"GET") == 4  # once each
+        assert cache.stats().retries == 0
+
+
 def test_a_real_server_that_is_out_of_memory_says_so(own_redis):
     server = own_redis(settings={"maxmemory": "1mb", "maxmemory-policy": "noeviction"})
     with RedisPool(server.url) as cache:
