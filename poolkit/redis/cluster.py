@@ -24,7 +24,6 @@ from ..core.errors import (
     BackendUnavailable,
     DeadlineExceeded,
     DeadlineOutcomeUnknown,
-    OutcomeUnknown,
     PoolClosed,
     PoolKitError,
 )
@@ -38,7 +37,7 @@ from .commands import ASKING, Argument, Command, Traits
 from .config import RedisConfig
 from .connection import PooledConnection
 from .dial import ask
-from .failures import classify
+from .failures import classify, part_has_run
 from .node import Node
 
 logger = logging.getLogger("poolkit.redis")
@@ -166,7 +165,7 @@ class Cluster:
                 if isinstance(error, _SILENCES):
                     self._doubt(node)
                 if done:
-                    raise _part_has_run(error) from error
+                    raise part_has_run(error) from error
                 if not isinstance(error, BackendUnavailable) or not node.retired or self._ended:
                     raise
                 state.phase = Phase.CONNECTING
@@ -188,7 +187,7 @@ class Cluster:
                 except redis.ResponseError as error:
                     replies[at] = error
                 except (redis.RedisError, PoolKitError) as error:
-                    raise _part_has_run(error) from error
+                    raise part_has_run(error) from error
         return replies
 
     def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
@@ -409,14 +408,6 @@ def slot_of(key: Argument) -> int:
     """Return the slot of *key*: of the part in braces, if it has one."""
     raw = key if isinstance(key, bytes) else str(key).encode()
     return key_slot(bytes(key) if isinstance(key, (bytearray, memoryview)) else raw)
-
-
-def _part_has_run(error: Exception) -> OutcomeUnknown:
-    """Return the error for a pipeline that one node has run already, and another one not."""
-    text = f"only a part of the pipeline is known to have run, on some nodes: {error}"
-    if isinstance(error, DeadlineExceeded):
-        return DeadlineOutcomeUnknown(text, stage=error.stage)
-    return OutcomeUnknown(text)
 
 
 def _server_of(error: AskError, node: Node) -> Server:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import redis
 
 from ..core.deadline import Deadline, ambient
+from ..core.errors import PoolKitError
 from ..core.events import Closed, Events, Opened
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
@@ -19,7 +20,7 @@ from .cluster import Cluster
 from .commands import Argument, Command, traits_of
 from .config import RedisConfig
 from .connection import PooledConnection
-from .failures import classify, classify_alone
+from .failures import classify, classify_alone, part_has_run
 from .node import Node
 from .sentinels import Sentinels
 from .topology import Single, Topology
@@ -70,17 +71,17 @@ class Running:
         )
 
     def batch(self, commands: Sequence[Command], *, idempotent: bool = False) -> list[Any]:
-        """Return the replies to *commands*, sent in one round trip, and again where that is safe."""
+        """Return the replies to *commands*, sent in one round trip, and again where that is safe.
+
+        Those that the server did not run are sent again one by one, after the others.
+        """
         deadline = ambient()
+        idempotent = idempotent or all(traits.repeatable(args) for args, traits in commands)
 
         def attempt(state: Try) -> list[Any]:
             return self.topology.batch(commands, state=state, deadline=deadline)
 
-        replies = self.retrier.call(
-            attempt,
-            idempotent=idempotent or all(traits.repeatable(args) for args, traits in commands),
-            deadline=deadline,
-        )
+        replies = self.retrier.call(attempt, idempotent=idempotent, deadline=deadline)
         for at, reply in enumerate(replies):
             if self._was_not_run(reply):
                 try:
@@ -89,6 +90,10 @@ class Running:
                     replies[at] = error
                     if self._was_not_run(error):
                         break  # nor would the others be
+                except (redis.RedisError, PoolKitError) as error:
+                    if idempotent or all(map(self._was_not_run, replies)):
+                        raise
+                    raise part_has_run(error) from error
         return replies
 
     def use(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 from time import monotonic
 
 import pytest
@@ -155,6 +156,55 @@ def test_nonsense_is_never_taken_for_an_answer(nonsense):
         with pytest.raises(OutcomeUnknown):
             cache.incr("n")
         assert cache.stats().size == 0
+
+
+@contextmanager
+def demoted_at(key):
+    """Run a server that is a replica from the moment when it hears of *key*, and is gone after that."""
+    gone = threading.Event()
+
+    def answer(words):
+        if words[1] != key:
+            return b":1\r\n"
+        gone.set()
+        return b"-READONLY You can't write against a read only replica.\r\n"
+
+    with ScriptedRedis(answer, ping=lambda: b"" if gone.is_set() else b"+PONG\r\n") as server:
+        yield server
+
+
+@pytest.mark.parametrize("raise_on_error", [True, False])
+def test_a_pipeline_that_has_partly_run_when_the_server_goes_away_has_no_known_outcome(
+    raise_on_error,
+):
+    with demoted_at(b"b") as server, RedisPool(server.url, acquire_timeout=0.2) as cache:
+        with pytest.raises(OutcomeUnknown, match="part of the pipeline") as caught:
+            cache.pipeline([("INCR", "a"), ("INCR", "b")], raise_on_error=raise_on_error)
+
+        assert isinstance(caught.value.__cause__, BackendUnavailable)
+        assert server.heard.count([b"INCR", b"a"]) == 1
+
+
+def test_a_pipeline_that_has_partly_run_when_its_deadline_passes_has_no_known_outcome():
+    with demoted_at(b"b") as server, RedisPool(server.url, acquire_timeout=LONG) as cache:
+        with pytest.raises(DeadlineOutcomeUnknown), deadline(0.2):
+            cache.pipeline([("INCR", "a"), ("INCR", "b")])
+
+        assert server.heard.count([b"INCR", b"a"]) == 1
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [[("SET", "a", 1), ("SET", "b", 2)], [("INCR", "b")], [("INCR", "b"), ("INCR", "b")]],
+    ids=["repeatable", "none ran", "neither ran"],
+)
+def test_a_pipeline_that_may_be_repeated_tells_that_the_server_is_away(commands):
+    with (
+        demoted_at(b"b") as server,
+        RedisPool(server.url, acquire_timeout=0.2) as cache,
+        pytest.raises(BackendUnavailable),
+    ):
+        cache.pipeline(commands)
 
 
 # -- deadlines -----------------------------------------------------------------------------------------
