@@ -16,11 +16,17 @@ HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 class ScriptedRedis:
     """Reads commands and sends what *answer* returns for each; greets and answers PING by itself."""
 
-    def __init__(self, answer: Answer, ping: Callable[[], bytes] = lambda: b"+PONG\r\n") -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        ping: Callable[[], bytes] = lambda: b"+PONG\r\n",
+        hello: bytes = HELLO,
+    ) -> None:
         self.heard: list[Words] = []
         self.connections = 0
         self._answer = answer
         self._ping = ping
+        self._hello = hello
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -70,7 +76,7 @@ class ScriptedRedis:
                     self.heard.append(words)
                     name = words[0].upper()
                     if name == b"HELLO":
-                        reply = HELLO
+                        reply = self._hello
                     elif name == b"CLIENT":
                         reply = b"+OK\r\n"
                     elif name == b"PING":

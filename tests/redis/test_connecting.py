@@ -102,6 +102,42 @@ def test_a_password_that_was_mended_is_used_after_a_moment(redis_server, redis_u
         eventually(works, timeout=5)
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            # Redis 5.0.14
+            "unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `s3cret`, ",
+            "Redis 6 or newer is needed",
+        ),
+        ("no such thing: HELLO 3 AUTH default s3cret", "no such thing"),
+        ("max number of clients reached", "max number of clients reached"),
+        ("DENIED Redis is running in protected mode", "protected mode"),
+    ],
+    ids=["unknown", "quoted", "full", "protected"],
+)
+def test_a_server_that_refuses_the_greeting_is_told_and_the_password_not_shown(
+    caplog, said, told
+):
+    caplog.set_level("DEBUG")
+    with (
+        ScriptedRedis(lambda _: b"", hello=f"-ERR {said}\r\n".encode()) as server,
+        RedisPool(server.url.replace("redis://", "redis://:s3cret@"), acquire_timeout=0.2) as cache,
+    ):
+        with pytest.raises(BackendUnavailable, match=told) as caught:
+            cache.get("k")
+        health = cache.health_check()
+
+    shown = [*map(repr, _chain(caught.value)), str(caught.value), repr(health), caplog.text]
+    assert "s3cret" not in " ".join(shown)
+
+
+def _chain(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 # -- getting ready -------------------------------------------------------------------------------------
 
 
