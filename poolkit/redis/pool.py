@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
@@ -50,6 +49,9 @@ class RedisPool(Pool[RedisConfig, Running]):
             start=self._start,
             ping=self._ask_for_pong,
         )
+        # Clients, each made on first use. With no lock, since a cluster's has to wait for the servers: of
+        # two that are made at the same time the first is kept.
+        self._made: dict[str, Any] = {}
 
     def open(self) -> Self:
         """Get ready to connect; without ``lazy_connect``, connect now, and raise if that can't be done."""
@@ -200,10 +202,14 @@ class RedisPool(Pool[RedisConfig, Running]):
                     raise _numbered(reply, number, listed[number][1].name) from reply
         return replies
 
-    @cached_property
+    @property
     def client(self) -> redis.Redis | redis.RedisCluster:
         """The whole of redis-py's API over this pool: a ``redis.Redis``, or a ``redis.RedisCluster``."""
-        return make_client(self.config, self._lifecycle.open)
+        client: redis.Redis | redis.RedisCluster | None = self._made.get("client")
+        if client is None:
+            client = make_client(self.config, self._lifecycle.open)
+            client = self._made.setdefault("client", client)
+        return client
 
     def connection(self, *, key: Key | None = None) -> Borrowed:
         """Hold one connection for a ``with`` block, as a ``redis.Redis``: for WATCH, BLPOP or pub/sub.
@@ -224,9 +230,12 @@ class RedisPool(Pool[RedisConfig, Running]):
     def _ask_for_pong(self) -> None:
         self._run(("PING",))
 
-    @cached_property
+    @property
     def _held_client(self) -> HeldClient:
-        return make_held_client(self.config)
+        client: HeldClient | None = self._made.get("held client")
+        if client is None:
+            client = self._made.setdefault("held client", make_held_client(self.config))
+        return client
 
     def _run(
         self, words: Sequence[Argument], *, idempotent: bool = False, decode: bool = True
