@@ -144,5 +144,16 @@ class Shelf:
         if not conn.is_quiet():
             return "found dead when it was to be lent"
         if used <= self._suspect_since and not conn.answers(deadline, PING_TIMEOUT):
+            self._give_up_suspects()  # or who takes one after the other waits for each of them
             return "found dead when it was to be lent"
         return None
+
+    def _give_up_suspects(self) -> None:
+        """Close the idle connections that were last used before the suspicion arose."""
+        for conn in self._idle.copy():
+            if conn.last_used <= self._suspect_since:
+                try:
+                    self._idle.remove(conn)
+                except (ValueError, IndexError):
+                    continue  # it was lent meanwhile
+                self.close(conn, "found dead when another one was")

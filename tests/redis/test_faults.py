@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 
 import pytest
@@ -278,6 +278,31 @@ def test_a_frozen_server_holds_nobody_longer_than_the_deadline(own_redis):
 
         assert cache.get("k") == "v"
     assert watch.seconds < 0.2 + 0.05 + SCHEDULING
+
+
+def test_a_frozen_server_is_not_asked_once_for_each_connection(own_redis):
+    server = own_redis()
+    settings = {"ready_check": False, "max_retries": 0, "command_timeout": 1, "connect_timeout": 1}
+    with RedisPool(server.url, acquire_timeout=1, **settings) as cache:
+        with ExitStack() as blocks:
+            for _ in range(15):
+                blocks.enter_context(cache.connection())
+        assert cache.stats().idle == 15
+        server.ask("CONFIG", "RESETSTAT")
+        server.pause()
+        with Stopwatch() as watch:
+            with pytest.raises(redis.TimeoutError):
+                cache.get("k")
+            with pytest.raises(BackendUnavailable):
+                cache.get("k")
+        assert cache.stats().size == 0
+        server.resume()
+
+        eventually(cache.health_check)
+    # It reads now what was sent to it while it was frozen.
+    pings = server.info("INFO", "commandstats")["cmdstat_ping"]
+    assert int(pings.removeprefix("calls=").partition(",")[0]) <= 5  # the health checks are among them
+    assert watch.seconds < 6  # far from the 15 x 0.5 s of asking each
 
 
 def _within(seconds, call):
