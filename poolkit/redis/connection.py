@@ -46,6 +46,8 @@ class PooledConnection(AbstractConnection):
     """When it has reached its lifetime."""
     last_used = 0.0
     """When it was last put back."""
+    counted = False
+    """Whether the pool has counted that it was opened."""
     retired = False
     """Whether the pool has closed it, and counted that."""
     command_timeout = 5.0
@@ -281,6 +283,8 @@ class PooledConnection(AbstractConnection):
         if self.lease is not None and not self._strangers:
             self.node.forgotten(self.lease, self)  # it lives on there until it is reclaimed
         else:
+            if self.counted and not (self.retired or self._strangers):
+                self.node.dropped(self)
             super().__del__()
 
     # -- private -------------------------------------------------------------------------------------

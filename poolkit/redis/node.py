@@ -174,6 +174,11 @@ class Node:
     def forgotten(self, lease: Lease[Any], conn: PooledConnection) -> None:
         """Take note of a connection that was collected while lent. Called by a finalizer: no locks."""
         self._book.forgotten.append((lease, conn))
+        self.dropped(conn)  # in case that its lease has ended, so that it won't be reclaimed
+
+    def dropped(self, conn: PooledConnection) -> None:
+        """Take note of a connection that was collected and not closed. Called by a finalizer: no locks."""
+        self._shelf.collected.append(conn)
 
     # -- look after it ---------------------------------------------------------------------------------
 

@@ -116,9 +116,7 @@ def test_a_password_that_was_mended_is_used_after_a_moment(redis_server, redis_u
     ],
     ids=["unknown", "quoted", "full", "protected"],
 )
-def test_a_server_that_refuses_the_greeting_is_told_and_the_password_not_shown(
-    caplog, said, told
-):
+def test_a_server_that_refuses_the_greeting_is_told_and_the_password_not_shown(caplog, said, told):
     caplog.set_level("DEBUG")
     with (
         ScriptedRedis(lambda _: b"", hello=f"-ERR {said}\r\n".encode()) as server,

@@ -301,7 +301,9 @@ def test_a_frozen_server_is_not_asked_once_for_each_connection(own_redis):
         eventually(cache.health_check)
     # It reads now what was sent to it while it was frozen.
     pings = server.info("INFO", "commandstats")["cmdstat_ping"]
-    assert int(pings.removeprefix("calls=").partition(",")[0]) <= 5  # the health checks are among them
+    assert (
+        int(pings.removeprefix("calls=").partition(",")[0]) <= 5
+    )  # the health checks are among them
     assert watch.seconds < 6  # far from the 15 x 0.5 s of asking each
 
 

@@ -72,19 +72,28 @@ def quick_collections() -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize("way", WAYS)
-def test_an_interruption_at_any_point_crosses_no_answer(redis_url, way):
+def test_an_interruption_at_any_point_crosses_no_answer_and_miscounts_none(
+    redis_server, redis_url, way
+):
     call = WAYS[way]
     wrong = []
     points = 0
     while True:
         # Two turns, so that the next caller has one whatever became of the first.
-        cache = RedisPool(redis_url, max_size=2, max_retries=0)
+        name = f"{way.replace(' ', '-')}-{points}"
+        cache = RedisPool(redis_url, max_size=2, max_retries=0, client_name=name)
         assert call(cache, "first") == "first"
         where = interrupted(partial(call, cache, "interrupted"), points + 1)
         answers = [call(cache, tag) for tag in ("next", "but one")]
-        node_of(cache).lender.reclaim()
-        if answers != ["next", "but one"] or cache.stats().in_use:
-            wrong.append((where, answers, cache.stats().in_use))
+        node_of(cache).sweep()
+        stats = cache.stats()
+        eventually(
+            lambda: _clients(redis_server, name) <= cache.stats().size
+        )  # what was closed goes
+        if answers != ["next", "but one"] or stats.in_use:
+            wrong.append((where, answers, stats.in_use))
+        elif _clients(redis_server, name) != stats.size:
+            wrong.append((where, "size", stats.size))
         cache.close(timeout=0)
         if where is None:
             break
@@ -92,6 +101,11 @@ def test_an_interruption_at_any_point_crosses_no_answer(redis_url, way):
 
     assert wrong == []
     assert points > 50
+
+
+def _clients(server, name):
+    """Return how many connections of that name the server sees."""
+    return server.ask("CLIENT", "LIST").count(f" name={name} ")
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------------
