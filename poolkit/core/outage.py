@@ -71,12 +71,18 @@ class Outage:
         self._settled.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
         return self.cause is None and not self._ended
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody need wait for it any more."""
+        return self._ended
+
     def error(self) -> BackendUnavailable:
         """Return the error that says the backend is down, with its cause."""
         probe_now = False
         with self._lock:
             # It may have come up since somebody saw it down: then the last cause is the answer.
-            cause, hopeless = self._last_cause, self._hopeless
+            cause = self._last_cause or TimeoutError("nothing has answered yet")
+            hopeless = self._hopeless
             wait = self._next_probe - monotonic()
             if self.cause is not None and hopeless and wait <= 0 and not self._ended:
                 self._next_probe = monotonic() + HOPELESS_PAUSE
@@ -143,7 +149,7 @@ class Outage:
             self._probe()
 
 
-def _one_line(cause: BaseException | None) -> str:
+def _one_line(cause: BaseException) -> str:
     return " ".join(str(cause).split()) or type(cause).__name__
 
 
