@@ -124,7 +124,7 @@ class Outage:
         if self._reached and self.cause is None:
             return _nothing
         with self._lock:
-            news = not self._reached or self.cause is not None
+            news = not self._ended and (not self._reached or self.cause is not None)
             self._reached = True
             self.cause = None
             self._hopeless = False

@@ -255,10 +255,16 @@ class Cluster:
         """Look for no more nodes."""
         with self._lock:
             self._ended = True
-            thread = self._looking
         self._outage.end()
+
+    def join(self, deadline: Deadline) -> None:
+        """Wait until *deadline* for looks and probes that are under way."""
+        with self._lock:
+            thread = self._looking
         if thread is not None:
-            thread.join(ASK_TIMEOUT + 1.0)
+            thread.join(max(0.0, min(ASK_TIMEOUT + 1.0, deadline.remaining())))
+        for node in self.nodes():
+            node.join(deadline)
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's, and take none of its locks."""

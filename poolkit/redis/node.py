@@ -145,9 +145,9 @@ class Node:
         elif isinstance(error, redis.BusyLoadingError):
             self.outage.down(error)()
         elif isinstance(error, AskError) and not self._config.is_cluster:  # MovedError is one too
+            there = f"{error.host}:{error.port}"
             error.args = (
-                f"slot {error.slot_id} is at {error.host}:{error.port}: this server is a node of a cluster; "
-                "give RedisPool all of it, by nodes=[…]",
+                f"slot {error.slot_id} is at {there}: this server is a node of a cluster; use nodes=[…]",
             )
 
     def condemn(self) -> None:
@@ -203,11 +203,14 @@ class Node:
         held = self.lender.stop(deadline)
         self._stopped = True
         self._shelf.end("closed")
+        return held
+
+    def join(self, deadline: Deadline) -> None:
+        """Wait until *deadline* for a probe that is under way."""
         with self._lock:
             prober = self._prober
         if prober is not None and prober is not threading.current_thread():
-            prober.join(PROBE_TIMEOUT + 1.0)
-        return held
+            prober.join(max(0.0, min(PROBE_TIMEOUT + 1.0, deadline.remaining())))
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""

@@ -140,6 +140,7 @@ class Running:
                 "pool %r was closed while held by %s", self.config.name, holder.describe()
             )
         self._held = len(held)
+        self.topology.join(deadline)  # last: who still holds needs the time more
 
     def announce_open(self) -> None:
         """Tell that the pool runs."""

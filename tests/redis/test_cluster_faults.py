@@ -366,6 +366,27 @@ def test_a_cluster_that_has_not_answered_in_time_is_told_with_a_cause():
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
+def test_closing_waits_for_no_look_at_a_cluster_longer_than_it_is_told():
+    asked, over = threading.Event(), threading.Event()
+
+    def answer(words: Words) -> bytes:
+        asked.set()
+        over.wait(LONG)
+        return b""
+
+    with ScriptedRedis(answer) as server:
+        cache = RedisPool(nodes=[address_of(server)])
+        task = Task(cache.get, "k")
+        assert asked.wait(LONG)
+
+        with Stopwatch() as watch:
+            cache.close(timeout=0.1)
+        over.set()
+
+        assert watch.seconds < 1.0
+        assert isinstance(task.end(), PoolClosed)
+
+
 def test_a_node_whose_slots_have_gone_is_told_to_who_still_asks_it(redis_cluster, tags):
     """Which is done at once, however long one would wait for a node that is away."""
     with RedisPool(

@@ -417,6 +417,28 @@ def test_closing_ends_the_wait_for_a_server_that_is_away(own_redis):
     assert not any(thread.name.startswith("poolkit") for thread in threading.enumerate())
 
 
+def test_closing_waits_for_no_probe_longer_than_it_is_told(proxied):
+    proxy, url = proxied
+    recorder = Recorder()
+    cache = RedisPool(url, connect_timeout=0.2, acquire_timeout=LONG, listeners=[recorder])
+    cache.get("k")
+    proxy.blackhole()
+    proxy.cut()
+    task = Task(cache.get, "k")
+    # A look at the server takes up to 2 s.
+    eventually(lambda: any(t.name.startswith("poolkit-probe") for t in threading.enumerate()))
+
+    with Stopwatch() as watch:
+        cache.close(timeout=0.1)
+
+    assert watch.seconds < 1.0
+    assert isinstance(task.end(), PoolClosed)
+    proxy.pass_through()
+    eventually(lambda: not any(t.name.startswith("poolkit") for t in threading.enumerate()))
+    kinds = recorder.kinds()
+    assert "ready" not in kinds[kinds.index("closed") :]
+
+
 # -- what a server says --------------------------------------------------------------------------------
 
 
