@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import redis
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, MovedError
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoPermissionError
 from redis.utils import str_if_bytes
 
 from ..core.deadline import Deadline, ambient
@@ -366,19 +366,12 @@ class Cluster:
             if self._ended or (answered and server in silent):
                 break  # these may take their time, and are not the only ones
             try:
-                info, reply = ask(
-                    server,
-                    self._config,
-                    ("CLUSTER", "INFO"),
-                    ("CLUSTER", "SLOTS"),
-                    until=Deadline.after(ASK_TIMEOUT),
-                    timeout=ASK_TIMEOUT,
-                )
+                serves, reply = self._ask(server)
             except Exception as error:  # noqa: BLE001 - the next one may know
                 last = error
                 continue
             answered = True
-            if "cluster_state:ok" not in str_if_bytes(info):
+            if not serves:
                 last = ClusterDownError(f"{server} says that the cluster does not serve")
                 continue
             ranges = _parse(reply, server)
@@ -386,6 +379,19 @@ class Cluster:
                 return ranges
             last = ClusterDownError(f"{server} knows of no slots: the cluster is not made yet")
         raise last or ClusterDownError("no node of the cluster can be asked")
+
+    def _ask(self, server: Server) -> tuple[bool, Any]:
+        """Return whether *server* says that the cluster serves, and where it says the slots are."""
+        until = Deadline.after(ASK_TIMEOUT)
+        slots = ("CLUSTER", "SLOTS")
+        try:
+            info, reply = ask(
+                server, self._config, ("CLUSTER", "INFO"), slots, until=until, timeout=ASK_TIMEOUT
+            )
+        except NoPermissionError:  # of the two, this user needs to be allowed only CLUSTER SLOTS
+            (reply,) = ask(server, self._config, slots, until=until, timeout=ASK_TIMEOUT)
+            return True, reply
+        return "cluster_state:ok" in str_if_bytes(info), reply
 
     def _apply(self, ranges: SlotMap) -> None:
         """Use what was learnt; masters that have no slots any more are let go."""

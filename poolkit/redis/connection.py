@@ -267,6 +267,8 @@ class PooledConnection(AbstractConnection):
             self.command(
                 ("PING",), traits_of(("PING",)), until=Deadline.after(timeout).earlier(until)
             )
+        except redis.exceptions.NoPermissionError:
+            return True
         except Exception:  # noqa: BLE001 - whatever it is, it is not an answer
             return False
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -228,7 +229,8 @@ class RedisPool(Pool[RedisConfig, Running]):
         return Running(self.config)
 
     def _ask_for_pong(self) -> None:
-        self._run(("PING",))
+        with suppress(redis.exceptions.NoPermissionError):  # a user that may not ask got an answer too
+            self._run(("PING",))
 
     @property
     def _held_client(self) -> HeldClient:
