@@ -41,7 +41,8 @@ class RedisPool(Pool[RedisConfig, Running]):
     Commands raise :class:`~poolkit.PoolTimeout`, :class:`~poolkit.PoolOverloaded`,
     :class:`~poolkit.BackendUnavailable`, :class:`~poolkit.PoolClosed`,
     :class:`~poolkit.DeadlineExceeded`, and :class:`~poolkit.OutcomeUnknown` when the answer to one that
-    must not be repeated was lost; what the server itself refuses is redis-py's ``ResponseError``.
+    must not be repeated was lost. For one that may be repeated, and was in vain, that is redis-py's
+    ``TimeoutError`` or ``ConnectionError``; what the server itself refuses is its ``ResponseError``.
     """
 
     def __init__(self, url: str | RedisConfig | None = None, /, **settings: Any) -> None:
@@ -229,7 +230,9 @@ class RedisPool(Pool[RedisConfig, Running]):
         return Running(self.config)
 
     def _ask_for_pong(self) -> None:
-        with suppress(redis.exceptions.NoPermissionError):  # a user that may not ask got an answer too
+        with suppress(
+            redis.exceptions.NoPermissionError
+        ):  # a user that may not ask got an answer too
             self._run(("PING",))
 
     @property

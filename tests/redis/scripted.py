@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 Words = list[bytes]
-Answer = Callable[[Words], bytes]
+
+
+@dataclass(frozen=True)
+class Torn:
+    """The *begin* of a reply, after which the connection is reset as soon as *wait* returns."""
+
+    begin: bytes
+    wait: Callable[[], object]
+
+
+Answer = Callable[[Words], bytes | Torn]
 
 HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 
@@ -70,6 +82,7 @@ class ScriptedRedis:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
+        reply: bytes | Torn
         with connection, connection.makefile("rb") as lines:
             try:
                 while (words := _read(lines)) is not None:
@@ -83,6 +96,13 @@ class ScriptedRedis:
                         reply = self._ping()
                     else:
                         reply = self._answer(words)
+                    if isinstance(reply, Torn):
+                        connection.sendall(reply.begin)
+                        reply.wait()
+                        connection.setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                        )
+                        return
                     if not reply:
                         return
                     connection.sendall(reply)

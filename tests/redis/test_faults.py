@@ -22,11 +22,14 @@ from poolkit import (
     RetryPolicy,
     deadline,
 )
+from poolkit.embedded import EmbeddedError
 from poolkit.redis import node as node_module
+from poolkit.redis.connection import PooledConnection
+from poolkit.redis.wire import PlainWire
 from tests.core.support import LONG, Task, eventually
 from tests.faults.proxy import FaultProxy
 
-from .scripted import ScriptedRedis
+from .scripted import ScriptedRedis, Torn
 from .support import SCHEDULING, Recorder, Stopwatch, through
 
 
@@ -128,18 +131,73 @@ def test_a_write_on_a_connection_that_died_while_idle_simply_runs(proxied, direc
     assert direct.get("n") == "21"
 
 
-def test_a_reset_in_the_middle_of_a_large_answer_is_retried(proxied, direct):
+@pytest.fixture
+def when_received(monkeypatch):
+    """Give a way to have something done, once, by whoever has received so many bytes of answers."""
+
+    def plan(size, call):
+        left = [size]
+        receive = PlainWire.recv_into
+
+        def count(self, *args, **kwargs):
+            got = receive(self, *args, **kwargs)
+            before, left[0] = left[0], left[0] - got
+            if before > 0 >= left[0]:
+                call()
+            return got
+
+        monkeypatch.setattr(PlainWire, "recv_into", count)
+
+    return plan
+
+
+def test_a_reset_in_the_middle_of_a_large_answer_is_retried(proxied, direct, when_received):
     proxy, url = proxied
     direct.set("big", "x" * 50_000_000)
     with RedisPool(url) as cache:
         cache.get("k")
-        task = Task(cache.get, "big")
-        while proxy.live and task.is_alive() and cache.stats().retries == 0:
-            proxy.cut()
-            if cache.stats().created > 2:
-                break
+        when_received(1_000_000, proxy.cut)
 
-        assert len(task.result()) == 50_000_000
+        assert len(cache.get("big")) == 50_000_000
+        assert cache.stats().retries == 1
+
+
+def test_a_reset_in_the_middle_of_the_answer_to_a_write_leaves_its_outcome_unknown(
+    proxied, direct, when_received
+):
+    proxy, url = proxied
+    direct.set("big", "x" * 50_000_000)
+    with RedisPool(url) as cache:
+        cache.get("k")
+        when_received(1_000_000, proxy.cut)
+
+        with pytest.raises(OutcomeUnknown):
+            cache.execute("GETDEL", "big")
+        assert cache.stats().retries == 0
+    assert direct.get("big") is None
+
+
+def test_a_reset_after_a_few_bytes_of_an_answer_is_one_before_its_end(when_received):
+    """The first answer to each is torn when its beginning has been read."""
+    read = threading.Event()
+    replies = {
+        b"GET": iter([Torn(b"$5\r\nab", lambda: read.wait(LONG)), b"$5\r\nabcde\r\n"]),
+        b"INCRBY": iter([Torn(b":1", lambda: read.wait(LONG))]),
+    }
+    with ScriptedRedis(lambda words: next(replies[words[0]])) as server:
+        with RedisPool(server.url) as cache:
+            cache.execute("PING")
+            when_received(len(b"$5\r\nab"), read.set)
+            assert cache.get("k") == "abcde"
+            assert cache.stats().retries == 1
+
+            read.clear()
+            when_received(len(b":1"), read.set)
+            with pytest.raises(OutcomeUnknown):
+                cache.incr("n")
+        assert read.is_set()
+        assert server.count(b"GET") == 2
+        assert server.count(b"INCRBY") == 1
 
 
 @pytest.mark.parametrize(
@@ -373,17 +431,33 @@ def test_the_offline_queue_is_bounded_in_number_and_time(own_redis):
             assert isinstance(task.end(), BackendUnavailable)
 
 
-def test_one_probe_at_a_time_looks_for_the_server(proxied):
+def test_one_probe_at_a_time_looks_for_the_server(proxied, monkeypatch):
     proxy, url = proxied
-    with RedisPool(url, acquire_timeout=LONG) as cache:
+    opening, seen = [], []
+    connect = PooledConnection.open
+
+    def counted(self, until, timeout):
+        opening.append(self)
+        seen.append(len(opening))
+        try:
+            connect(self, until, timeout)
+        finally:
+            opening.remove(self)
+
+    monkeypatch.setattr(PooledConnection, "open", counted)
+    monkeypatch.setattr(node_module, "PROBE_TIMEOUT", 0.05)
+    with RedisPool(url, acquire_timeout=LONG, connect_timeout=0.05) as cache:
         cache.get("k")
         proxy.blackhole()
         proxy.cut()
-        before = proxy.connections_total
         tasks = [Task(cache.get, "k") for _ in range(30)]
-        eventually(lambda: proxy.connections_total > before)
-        assert cache.config.max_size == 20
-        assert proxy.connections_total - before <= 20
+        eventually(lambda: cache.stats().waiting == 30)
+        before = len(seen)
+        tasks += [Task(cache.get, "k") for _ in range(30)]
+        eventually(lambda: len(seen) >= before + 3)
+
+        assert cache.stats().waiting == 60
+        assert set(seen[before:]) == {1}
         proxy.pass_through()
         proxy.cut()
         for task in tasks:
@@ -454,6 +528,37 @@ def test_a_server_that_is_loading_is_waited_for():
         assert cache.get("k") == "v"
         assert server.connections == 4
         assert server.count(b"GET") == 1
+
+
+def test_a_real_server_that_is_loading_is_waited_for(own_redis):
+    server = own_redis(
+        settings={"enable-debug-command": "yes", "loading-process-events-interval-bytes": "1024"}
+    )
+    new, used = Recorder(), Recorder()
+    with (
+        RedisPool(server.url, acquire_timeout=LONG, listeners=[new]) as first,
+        RedisPool(server.url, acquire_timeout=LONG, listeners=[used]) as second,
+    ):
+        second.pipeline([("SET", f"k{number}", "v" * 100) for number in range(2000)])
+        server.ask("CONFIG", "SET", "key-load-delay", 300)  # microseconds each
+        reload = Task(server.ask, "DEBUG", "RELOAD")
+        eventually(lambda: _says(server, "LOADING"))
+
+        tasks = [Task(cache.get, "k7") for cache in (first, second)]
+
+        assert [task.result() for task in tasks] == ["v" * 100] * 2
+        reload.result()
+    for recorder in (new, used):
+        causes = [event.error for kind, event in recorder.events if kind == "reconnecting"]
+        assert isinstance(causes[0], redis.BusyLoadingError)
+
+
+def _says(server, word):
+    try:
+        server.ask("GET", "k")
+    except EmbeddedError as error:
+        return word in str(error)
+    return False
 
 
 def test_without_the_queue_a_server_that_is_loading_is_told_at_once():
