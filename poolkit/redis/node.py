@@ -78,6 +78,7 @@ class Node:
         # Guarded by _lock:
         self._server: Server | None = None
         self._prober: threading.Thread | None = None
+        self._probing = False
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -278,9 +279,13 @@ class Node:
         """Look whether the server is back, in a thread of its own: connecting may take its time."""
         thread = threading.Thread(target=self._look, name=f"poolkit-probe-{self.name}", daemon=True)
         with self._lock:
+            if self._probing:
+                return  # who failed meanwhile planned this one; the one under way plans the next
             try:
+                self._probing = True
                 thread.start()  # in here, so that who sees it can join it
             except RuntimeError as error:  # no more threads to be had
+                self._probing = False
                 tell = self.outage.down(error)
             else:
                 self._prober = thread
@@ -288,16 +293,21 @@ class Node:
         tell()
 
     def _look(self) -> None:
-        self._shelf.clear("found dead while idle")
         try:
-            conn = self._connect(Deadline.after(PROBE_TIMEOUT), PROBE_TIMEOUT)
+            self._shelf.clear("found dead while idle")
+            self.put(self._connect(Deadline.after(PROBE_TIMEOUT), PROBE_TIMEOUT))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not back
+            self._end_probing()  # first, so that the next one can be planned
             tell = self.outage.down(error, hopeless=_is_hopeless(error))
             self._lost()
         else:
-            self.put(conn)
+            self._end_probing()
             tell = self.outage.up()
         tell()
+
+    def _end_probing(self) -> None:
+        with self._lock:
+            self._probing = False
 
 
 def _is_hopeless(error: Exception) -> bool:

@@ -30,7 +30,7 @@ from tests.core.support import LONG, Task, eventually
 from tests.faults.proxy import FaultProxy
 
 from .scripted import ScriptedRedis, Torn
-from .support import SCHEDULING, Recorder, Stopwatch, through
+from .support import SCHEDULING, Recorder, Stopwatch, node_of, through
 
 
 @pytest.fixture
@@ -462,6 +462,41 @@ def test_one_probe_at_a_time_looks_for_the_server(proxied, monkeypatch):
         proxy.cut()
         for task in tasks:
             task.result()
+
+
+def test_who_fails_while_a_probe_looks_has_no_second_one_look(redis_url, monkeypatch):
+    """The first caller's failure has the server probed; the second one's comes while that is under way."""
+    fail = {"first": threading.Event(), "second": threading.Event(), "probe": threading.Event()}
+    opening = []
+    connect = PooledConnection.open
+
+    def controlled(self, until, timeout):
+        name = threading.current_thread().name.partition("-")[0].replace("poolkit", "probe")
+        opening.append(name)
+        assert fail[name].wait(LONG)
+        if name == "probe":
+            connect(self, until, timeout)
+        else:
+            raise redis.ConnectionError("Connection refused")
+
+    monkeypatch.setattr(PooledConnection, "open", controlled)
+    with RedisPool(redis_url, acquire_timeout=LONG) as cache:
+        cache.open()
+        outage = node_of(cache).outage
+        probe, probed = outage._probe, []
+        outage._probe = lambda: probed.append(probe())
+        tasks = [Task(cache.get, "k", name=name) for name in ("first", "second")]
+        eventually(lambda: len(opening) == 2)
+        fail["first"].set()
+        eventually(lambda: opening.count("probe") == 1)
+        fail["second"].set()
+        eventually(lambda: len(probed) == 2)
+
+        looking = [t for t in threading.enumerate() if t.name.startswith("poolkit-probe")]
+        assert len(looking) == 1
+        monkeypatch.undo()
+        fail["probe"].set()
+        assert [task.result() for task in tasks] == [None, None]
 
 
 def test_a_wrong_password_is_told_at_once_and_never_shown(own_redis):
