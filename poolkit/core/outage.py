@@ -67,9 +67,13 @@ class Outage:
 
         Returns early when there is nothing to wait for: a cause that only a person can mend, or the end.
         """
-        left = until.remaining()
-        self._settled.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
-        return self.cause is None and not self._ended
+        while True:
+            left = until.remaining()
+            settled = self._settled.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
+            back = self.cause is None
+            if back or not settled or self._hopeless or self._ended:
+                return back and not self._ended
+            # It came up, and was down again before this thread could see that.
 
     @property
     def ended(self) -> bool:
