@@ -119,15 +119,27 @@ def ctrl_c_when(ready: Callable[[], object]) -> Iterator[None]:
     """Press Ctrl-C as soon as *ready*, and expect the block to end with it."""
     main = threading.main_thread().ident
     assert main == threading.get_ident()
+    heard = threading.Event()
+
+    def hear(number: int, frame: object) -> None:
+        heard.set()
+        raise KeyboardInterrupt
 
     def press() -> None:
         eventually(ready)
-        signal.pthread_kill(main, signal.SIGINT)
+        # The interpreter sleeps through one that comes when it is just about to wait for a lock.
+        while not heard.is_set():
+            signal.pthread_kill(main, signal.SIGINT)
+            heard.wait(0.1)
 
-    task = Task(press)
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    task.result()
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        task = Task(press)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        task.result()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def healthy(cache: RedisPool, size: int) -> bool:
