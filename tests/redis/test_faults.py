@@ -446,7 +446,7 @@ def test_one_probe_at_a_time_looks_for_the_server(proxied, monkeypatch):
 
     monkeypatch.setattr(PooledConnection, "open", counted)
     monkeypatch.setattr(node_module, "PROBE_TIMEOUT", 0.05)
-    with RedisPool(url, acquire_timeout=LONG, connect_timeout=0.05) as cache:
+    with RedisPool(url, acquire_timeout=LONG, connect_timeout=0.5) as cache:
         cache.get("k")
         proxy.blackhole()
         proxy.cut()

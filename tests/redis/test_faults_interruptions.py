@@ -193,6 +193,9 @@ def test_ctrl_c_while_reading_sends_nothing_again(proxied, redis_server, way):
     assert redis_server.ask("GET", "n") == "1"
 
 
+# A socket that redis-py has made and not kept yet is closed by the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_ctrl_c_while_connecting(proxied):
     proxy, url = proxied
     proxy.blackhole()
