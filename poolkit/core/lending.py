@@ -110,7 +110,7 @@ class Lender(Generic[ResourceT]):
             try:
                 return self._lend(deadline, began)
             except BackendUnavailable as error:
-                if not self._waits_out:
+                if not self._waits_out or (self._outage.ended and not self.stopping):
                     self._count_refusal(error)
                     raise
         elif not self._waits_out:

@@ -67,16 +67,26 @@ class Outage:
 
         Returns early when there is nothing to wait for: a cause that only a person can mend, or the end.
         """
-        left = until.remaining()
-        self._settled.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
-        return self.cause is None and not self._ended
+        while True:
+            left = until.remaining()
+            settled = self._settled.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
+            back = self.cause is None
+            if back or not settled or self._hopeless or self._ended:
+                return back and not self._ended
+            # It came up, and was down again before this thread could see that.
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody need wait for it any more."""
+        return self._ended
 
     def error(self) -> BackendUnavailable:
         """Return the error that says the backend is down, with its cause."""
         probe_now = False
         with self._lock:
             # It may have come up since somebody saw it down: then the last cause is the answer.
-            cause, hopeless = self._last_cause, self._hopeless
+            cause = self._last_cause or TimeoutError("nothing has answered yet")
+            hopeless = self._hopeless
             wait = self._next_probe - monotonic()
             if self.cause is not None and hopeless and wait <= 0 and not self._ended:
                 self._next_probe = monotonic() + HOPELESS_PAUSE
@@ -118,7 +128,7 @@ class Outage:
         if self._reached and self.cause is None:
             return _nothing
         with self._lock:
-            news = not self._reached or self.cause is not None
+            news = not self._ended and (not self._reached or self.cause is not None)
             self._reached = True
             self.cause = None
             self._hopeless = False
@@ -143,7 +153,7 @@ class Outage:
             self._probe()
 
 
-def _one_line(cause: BaseException | None) -> str:
+def _one_line(cause: BaseException) -> str:
     return " ".join(str(cause).split()) or type(cause).__name__
 
 

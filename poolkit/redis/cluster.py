@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import redis
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, MovedError
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoPermissionError
 from redis.utils import str_if_bytes
 
 from ..core.deadline import Deadline, ambient
@@ -25,7 +25,6 @@ from ..core.errors import (
     BackendUnavailable,
     DeadlineExceeded,
     DeadlineOutcomeUnknown,
-    OutcomeUnknown,
     PoolClosed,
     PoolKitError,
 )
@@ -39,7 +38,7 @@ from .commands import ASKING, Argument, Command, Traits
 from .config import RedisConfig
 from .connection import PooledConnection
 from .dial import ask
-from .failures import classify
+from .failures import classify, part_has_run
 from .node import Node
 
 logger = logging.getLogger("poolkit.redis")
@@ -167,7 +166,7 @@ class Cluster:
                 if isinstance(error, _SILENCES):
                     self._doubt(node)
                 if done:
-                    raise _part_has_run(error) from error
+                    raise part_has_run(error) from error
                 if not isinstance(error, BackendUnavailable) or not node.retired or self._ended:
                     raise
                 state.phase = Phase.CONNECTING
@@ -189,7 +188,7 @@ class Cluster:
                 except redis.ResponseError as error:
                     replies[at] = error
                 except (redis.RedisError, PoolKitError) as error:
-                    raise _part_has_run(error) from error
+                    raise part_has_run(error) from error
         return replies
 
     def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
@@ -257,10 +256,16 @@ class Cluster:
         """Look for no more nodes."""
         with self._lock:
             self._ended = True
-            thread = self._looking
         self._outage.end()
+
+    def join(self, deadline: Deadline) -> None:
+        """Wait until *deadline* for looks and probes that are under way."""
+        with self._lock:
+            thread = self._looking
         if thread is not None:
-            thread.join(ASK_TIMEOUT + 1.0)
+            thread.join(max(0.0, min(ASK_TIMEOUT + 1.0, deadline.remaining())))
+        for node in self.nodes():
+            node.join(deadline)
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's, and take none of its locks."""
@@ -370,19 +375,12 @@ class Cluster:
             if self._ended or (answered and server in silent):
                 break  # these may take their time, and are not the only ones
             try:
-                info, reply = ask(
-                    server,
-                    self._config,
-                    ("CLUSTER", "INFO"),
-                    ("CLUSTER", "SLOTS"),
-                    until=Deadline.after(ASK_TIMEOUT),
-                    timeout=ASK_TIMEOUT,
-                )
+                serves, reply = self._ask(server)
             except Exception as error:  # noqa: BLE001 - the next one may know
                 last = error
                 continue
             answered = True
-            if "cluster_state:ok" not in str_if_bytes(info):
+            if not serves:
                 last = ClusterDownError(f"{server} says that the cluster does not serve")
                 continue
             ranges = _parse(reply, server)
@@ -390,6 +388,19 @@ class Cluster:
                 return ranges
             last = ClusterDownError(f"{server} knows of no slots: the cluster is not made yet")
         raise last or ClusterDownError("no node of the cluster can be asked")
+
+    def _ask(self, server: Server) -> tuple[bool, Any]:
+        """Return whether *server* says that the cluster serves, and where it says the slots are."""
+        until = Deadline.after(ASK_TIMEOUT)
+        slots = ("CLUSTER", "SLOTS")
+        try:
+            info, reply = ask(
+                server, self._config, ("CLUSTER", "INFO"), slots, until=until, timeout=ASK_TIMEOUT
+            )
+        except NoPermissionError:  # of the two, this user needs to be allowed only CLUSTER SLOTS
+            (reply,) = ask(server, self._config, slots, until=until, timeout=ASK_TIMEOUT)
+            return True, reply
+        return "cluster_state:ok" in str_if_bytes(info), reply
 
     def _apply(self, ranges: SlotMap) -> None:
         """Use what was learnt; masters that have no slots any more are let go."""
@@ -418,14 +429,6 @@ def slot_of(key: Argument) -> int:
     """Return the slot of *key*: of the part in braces, if it has one."""
     raw = key if isinstance(key, bytes) else str(key).encode()
     return key_slot(bytes(key) if isinstance(key, (bytearray, memoryview)) else raw)
-
-
-def _part_has_run(error: Exception) -> OutcomeUnknown:
-    """Return the error for a pipeline that one node has run already, and another one not."""
-    text = f"only a part of the pipeline is known to have run, on some nodes: {error}"
-    if isinstance(error, DeadlineExceeded):
-        return DeadlineOutcomeUnknown(text, stage=error.stage)
-    return OutcomeUnknown(text)
 
 
 def _server_of(error: AskError, node: Node) -> Server:

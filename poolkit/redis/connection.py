@@ -52,6 +52,8 @@ class PooledConnection(AbstractConnection):
     """When it was last put back."""
     news: MovedError | ReadOnlyError | None = None
     """What the server said last of where its work is done now; its node heeds it when the connection is back."""
+    counted = False
+    """Whether the pool has counted that it was opened."""
     retired = False
     """Whether the pool has closed it, and counted that."""
     command_timeout = 5.0
@@ -312,6 +314,8 @@ class PooledConnection(AbstractConnection):
             self.command(
                 ("PING",), traits_of(("PING",)), until=Deadline.after(timeout).earlier(until)
             )
+        except redis.exceptions.NoPermissionError:
+            return True
         except Exception:  # noqa: BLE001 - whatever it is, it is not an answer
             return False
         return True
@@ -328,6 +332,8 @@ class PooledConnection(AbstractConnection):
         if self.lease is not None and not self._strangers:
             self.node.forgotten(self.lease, self)  # it lives on there until it is reclaimed
         else:
+            if self.counted and not (self.retired or self._strangers):
+                self.node.dropped(self)
             super().__del__()
 
     # -- private -------------------------------------------------------------------------------------

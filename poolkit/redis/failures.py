@@ -7,7 +7,7 @@ import ssl
 import redis
 from redis import exceptions
 
-from ..core.errors import OutcomeUnknown, PoolKitError
+from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown, OutcomeUnknown, PoolKitError
 from ..core.retry import OWN, Again, Phase, Verdict
 
 _NOT_RUN = Verdict(Again.SAFE)
@@ -44,6 +44,19 @@ def classify(error: BaseException, phase: Phase) -> Verdict:
     if isinstance(error, _NOT_NOW_ERRORS) or is_busy(error):
         return _NOT_NOW
     return OWN
+
+
+def classify_alone(error: BaseException, phase: Phase) -> Verdict:
+    """Say what *error* means where there is one server only: then to be sent elsewhere is to be refused."""
+    return OWN if isinstance(error, _MOVED) else classify(error, phase)
+
+
+def part_has_run(error: Exception) -> OutcomeUnknown:
+    """Return the error for a pipeline of which a part has run already, and another part met *error*."""
+    text = f"only a part of the pipeline is known to have run: {error}"
+    if isinstance(error, DeadlineExceeded):
+        return DeadlineOutcomeUnknown(text, stage=error.stage)
+    return OutcomeUnknown(text)
 
 
 def is_busy(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import redis
+from redis.exceptions import NoPermissionError
 from redis.utils import str_if_bytes
 
 if TYPE_CHECKING:
@@ -36,12 +37,25 @@ def greet(conn: PooledConnection, exchange: Exchange) -> Any:
         ("CLIENT", "SETINFO", "LIB-VER", redis.__version__),
     ]
     replies = list(exchange([*needed, *polite]))
-    for reply in replies[: len(needed)]:
+    for command, reply in zip(needed, replies, strict=False):
+        if command[0] == "PING" and isinstance(reply, NoPermissionError):
+            continue  # a user that may not look; commands will tell
         if isinstance(reply, Exception):
-            raise reply
+            raise reply if reply is not replies[0] else _discreet(reply, needed[0])
     if conn.wants_master and str_if_bytes(replies[len(needed) - 1][0]) != "master":
         raise redis.ConnectionError("this server is not the master any more")
     return replies[0]
+
+
+def _discreet(error: Exception, hello: Sequence[Any]) -> Exception:
+    """Return what to raise for an *error* that answered *hello*: who does not know it may quote the password."""
+    text = str(error)
+    if "unknown command" in text.lower():
+        return redis.ResponseError("it does not know HELLO: Redis 6 or newer is needed")
+    secret = str_if_bytes(hello[-1]) if "AUTH" in hello else ""
+    if secret and secret in text:
+        return type(error)(text.replace(secret, "***"))
+    return error
 
 
 def _credentials(conn: PooledConnection) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import redis
-from redis.exceptions import MovedError
+from redis.exceptions import AskError, MovedError
 
 from ..core.deadline import Deadline
 from ..core.errors import BackendUnavailable, PoolClosed, PoolKitError
@@ -81,6 +81,7 @@ class Node:
         # Guarded by _lock:
         self._server: Server | None = None
         self._prober: threading.Thread | None = None
+        self._probing = False
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -147,6 +148,11 @@ class Node:
             self.condemn()  # it became a replica; the master is to be found anew
         elif isinstance(error, redis.BusyLoadingError):
             self.outage.down(error)()
+        elif isinstance(error, AskError) and not self._config.is_cluster:  # MovedError is one too
+            there = f"{error.host}:{error.port}"
+            error.args = (
+                f"slot {error.slot_id} is at {there}: this server is a node of a cluster; use nodes=[…]",
+            )
 
     def condemn(self) -> None:
         """Close all connections that there are: idle ones now, lent ones when they come back."""
@@ -188,6 +194,11 @@ class Node:
     def forgotten(self, lease: Lease[Any], conn: PooledConnection) -> None:
         """Take note of a connection that was collected while lent. Called by a finalizer: no locks."""
         self._book.forgotten.append((lease, conn))
+        self.dropped(conn)  # in case that its lease has ended, so that it won't be reclaimed
+
+    def dropped(self, conn: PooledConnection) -> None:
+        """Take note of a connection that was collected and not closed. Called by a finalizer: no locks."""
+        self._shelf.collected.append(conn)
 
     # -- look after it ---------------------------------------------------------------------------------
 
@@ -212,11 +223,14 @@ class Node:
         held = self.lender.stop(deadline)
         self._stopped = True
         self._shelf.end("closed")
+        return held
+
+    def join(self, deadline: Deadline) -> None:
+        """Wait until *deadline* for a probe that is under way."""
         with self._lock:
             prober = self._prober
         if prober is not None and prober is not threading.current_thread():
-            prober.join(PROBE_TIMEOUT + 1.0)
-        return held
+            prober.join(max(0.0, min(PROBE_TIMEOUT + 1.0, deadline.remaining())))
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""
@@ -284,9 +298,13 @@ class Node:
         """Look whether the server is back, in a thread of its own: connecting may take its time."""
         thread = threading.Thread(target=self._look, name=f"poolkit-probe-{self.name}", daemon=True)
         with self._lock:
+            if self._probing:
+                return  # who failed meanwhile planned this one; the one under way plans the next
             try:
+                self._probing = True
                 thread.start()  # in here, so that who sees it can join it
             except RuntimeError as error:  # no more threads to be had
+                self._probing = False
                 tell = self.outage.down(error)
             else:
                 self._prober = thread
@@ -294,16 +312,21 @@ class Node:
         tell()
 
     def _look(self) -> None:
-        self._shelf.clear("found dead while idle")
         try:
-            conn = self._connect(Deadline.after(PROBE_TIMEOUT), PROBE_TIMEOUT)
+            self._shelf.clear("found dead while idle")
+            self.put(self._connect(Deadline.after(PROBE_TIMEOUT), PROBE_TIMEOUT))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not back
+            self._end_probing()  # first, so that the next one can be planned
             tell = self.outage.down(error, hopeless=_is_hopeless(error))
             self._lost()
         else:
-            self.put(conn)
+            self._end_probing()
             tell = self.outage.up()
         tell()
+
+    def _end_probing(self) -> None:
+        with self._lock:
+            self._probing = False
 
 
 def _is_hopeless(error: Exception) -> bool:

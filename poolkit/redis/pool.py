@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
@@ -41,7 +41,8 @@ class RedisPool(Pool[RedisConfig, Running]):
     Commands raise :class:`~poolkit.PoolTimeout`, :class:`~poolkit.PoolOverloaded`,
     :class:`~poolkit.BackendUnavailable`, :class:`~poolkit.PoolClosed`,
     :class:`~poolkit.DeadlineExceeded`, and :class:`~poolkit.OutcomeUnknown` when the answer to one that
-    must not be repeated was lost; what the server itself refuses is redis-py's ``ResponseError``.
+    must not be repeated was lost. For one that may be repeated, and was in vain, that is redis-py's
+    ``TimeoutError`` or ``ConnectionError``; what the server itself refuses is its ``ResponseError``.
     """
 
     def __init__(self, url: str | RedisConfig | None = None, /, **settings: Any) -> None:
@@ -50,6 +51,9 @@ class RedisPool(Pool[RedisConfig, Running]):
             start=self._start,
             ping=self._ask_for_pong,
         )
+        # Clients, each made on first use. With no lock, since a cluster's has to wait for the servers: of
+        # two that are made at the same time the first is kept.
+        self._made: dict[str, Any] = {}
 
     def open(self) -> Self:
         """Get ready to connect; without ``lazy_connect``, connect now, and raise if that can't be done."""
@@ -197,16 +201,17 @@ class RedisPool(Pool[RedisConfig, Running]):
         if raise_on_error:
             for number, reply in enumerate(replies):
                 if isinstance(reply, redis.RedisError):
-                    words, traits = listed[number]
-                    raise type(reply)(
-                        f"command {number} of the pipeline, {traits.name}: {reply}"
-                    ) from reply
+                    raise _numbered(reply, number, listed[number][1].name) from reply
         return replies
 
-    @cached_property
+    @property
     def client(self) -> redis.Redis | redis.RedisCluster:
         """The whole of redis-py's API over this pool: a ``redis.Redis``, or a ``redis.RedisCluster``."""
-        return make_client(self.config, self._lifecycle.open)
+        client: redis.Redis | redis.RedisCluster | None = self._made.get("client")
+        if client is None:
+            client = make_client(self.config, self._lifecycle.open)
+            client = self._made.setdefault("client", client)
+        return client
 
     def connection(self, *, key: Key | None = None) -> Borrowed:
         """Hold one connection for a ``with`` block, as a ``redis.Redis``: for WATCH, BLPOP or pub/sub.
@@ -225,11 +230,17 @@ class RedisPool(Pool[RedisConfig, Running]):
         return Running(self.config)
 
     def _ask_for_pong(self) -> None:
-        self._run(("PING",))
+        with suppress(
+            redis.exceptions.NoPermissionError
+        ):  # a user that may not ask got an answer too
+            self._run(("PING",))
 
-    @cached_property
+    @property
     def _held_client(self) -> HeldClient:
-        return make_held_client(self.config)
+        client: HeldClient | None = self._made.get("held client")
+        if client is None:
+            client = self._made.setdefault("held client", make_held_client(self.config))
+        return client
 
     def _run(
         self, words: Sequence[Argument], *, idempotent: bool = False, decode: bool = True
@@ -286,6 +297,13 @@ def _plain(word: Any, words: Sequence[Argument], position: int) -> Argument:
         f"word {position} of {traits_of(words).name} must be str, bytes or a number, "
         f"not {checks.kind(word)}; convert it first, with json.dumps say"
     )
+
+
+def _numbered(error: redis.RedisError, number: int, name: str) -> redis.RedisError:
+    """Return an error like *error*, that says which command of a pipeline it is about."""
+    # MovedError and AskError can be made only of what a server said.
+    kind = redis.ResponseError if isinstance(error, redis.exceptions.AskError) else type(error)
+    return kind(f"command {number} of the pipeline, {name}: {error}")
 
 
 def _too_large(words: Sequence[Argument], position: int) -> ConfigError:

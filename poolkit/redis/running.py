@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import redis
 
 from ..core.deadline import Deadline, ambient
+from ..core.errors import PoolKitError
 from ..core.events import Closed, Events, Opened
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
@@ -19,7 +20,7 @@ from .cluster import Cluster
 from .commands import Argument, Command, traits_of
 from .config import RedisConfig
 from .connection import PooledConnection
-from .failures import classify
+from .failures import classify, classify_alone, part_has_run
 from .node import Node
 from .sentinels import Sentinels
 from .topology import Single, Topology
@@ -41,9 +42,10 @@ class Running:
         self.events = Events(config.name, config.listeners)
         self._stopping = threading.Event()
         self.topology = self._topology()
+        self._classify = classify if config.is_cluster else classify_alone
         self.retrier = Retrier(
             config.policy,
-            classify=classify,
+            classify=self._classify,
             sleep=self._sleep,
             tally=self.tally,
             events=self.events,
@@ -69,25 +71,29 @@ class Running:
         )
 
     def batch(self, commands: Sequence[Command], *, idempotent: bool = False) -> list[Any]:
-        """Return the replies to *commands*, sent in one round trip, and again where that is safe."""
+        """Return the replies to *commands*, sent in one round trip, and again where that is safe.
+
+        Those that the server did not run are sent again one by one, after the others.
+        """
         deadline = ambient()
+        idempotent = idempotent or all(traits.repeatable(args) for args, traits in commands)
 
         def attempt(state: Try) -> list[Any]:
             return self.topology.batch(commands, state=state, deadline=deadline)
 
-        replies = self.retrier.call(
-            attempt,
-            idempotent=idempotent or all(traits.repeatable(args) for args, traits in commands),
-            deadline=deadline,
-        )
+        replies = self.retrier.call(attempt, idempotent=idempotent, deadline=deadline)
         for at, reply in enumerate(replies):
-            if _was_not_run(reply):
+            if self._was_not_run(reply):
                 try:
                     replies[at] = self.command(commands[at][0], idempotent=idempotent)
                 except redis.ResponseError as error:
                     replies[at] = error
-                    if _was_not_run(error):
+                    if self._was_not_run(error):
                         break  # nor would the others be
+                except (redis.RedisError, PoolKitError) as error:
+                    if idempotent or all(map(self._was_not_run, replies)):
+                        raise
+                    raise part_has_run(error) from error
         return replies
 
     def use(
@@ -134,6 +140,7 @@ class Running:
                 "pool %r was closed while held by %s", self.config.name, holder.describe()
             )
         self._held = len(held)
+        self.topology.join(deadline)  # last: who still holds needs the time more
 
     def announce_open(self) -> None:
         """Tell that the pool runs."""
@@ -158,12 +165,11 @@ class Running:
             Node(config.name, config, tally=self.tally, events=self.events, locate=locate)
         )
 
+    def _was_not_run(self, reply: object) -> bool:
+        """Whether *reply* says that the server would take the command at another time, or elsewhere."""
+        if not isinstance(reply, redis.RedisError):
+            return False
+        return self._classify(reply, Phase.RUNNING).again is Again.SAFE
+
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
-
-
-def _was_not_run(reply: object) -> bool:
-    """Whether *reply* says that the server would take the command at another time, or elsewhere."""
-    if not isinstance(reply, redis.RedisError):
-        return False
-    return classify(reply, Phase.RUNNING).again is Again.SAFE

@@ -27,7 +27,12 @@ class Shelf:
         self._tally = tally
         self._events = events
         self._idle: deque[PooledConnection] = deque()  # the last one used is at the right end
-        self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
+        # By id, since a WeakSet can't be read while others write to it.
+        self._connections: weakref.WeakValueDictionary[int, PooledConnection] = (
+            weakref.WeakValueDictionary()
+        )
+        # Filled by finalizers, which run at any point of any thread and so may take no lock.
+        self.collected: deque[PooledConnection] = deque()
         self._lock = threading.RLock()  # a collection in here may come back
         # Written by anybody, read without a lock:
         self._suspect_since = 0.0  # those last used before are checked before they are lent
@@ -39,9 +44,10 @@ class Shelf:
 
     def add(self, conn: PooledConnection, seconds: float) -> None:
         """Count a connection that took *seconds* to open."""
-        self._connections.add(conn)
+        self._connections[id(conn)] = conn
         shard = self._tally.mine()
-        shard.created += 1
+        shard.created += 1  # an interruption does not come between these two
+        conn.counted = True
         shard.create.add(seconds)
         self._events.tell(Connected, seconds=seconds)
 
@@ -76,23 +82,19 @@ class Shelf:
 
     def close(self, conn: PooledConnection, reason: str) -> None:
         """Close a connection, and count that once."""
+        shard = self._tally.mine()
         with self._lock:
             if conn.retired:
                 return
             conn.retired = True
-        self._connections.discard(conn)
+            shard.closed += 1  # nor between these
+        self._connections.pop(id(conn), None)
         conn.disconnect()
-        self._tally.mine().closed += 1
         self._events.tell(Removed, reason=reason)
 
     def clear(self, reason: str) -> None:
         """Close all that are idle."""
-        while self._idle:
-            try:
-                conn = self._idle.popleft()
-            except IndexError:
-                return
-            self.close(conn, reason)
+        self._close_all(self._idle, reason)
 
     def suspect(self) -> None:
         """From now on, check each connection that was last used before now."""
@@ -109,7 +111,8 @@ class Shelf:
         self.clear(reason)
 
     def sweep(self) -> None:
-        """Close what is dead, too old, or was not needed for long."""
+        """Close what is dead, too old, or was not needed for long; count what was dropped."""
+        self._close_all(self.collected, "dropped and not closed")
         now = monotonic()
         for conn in list(self._idle):
             old = now >= conn.dies or now - conn.last_used >= self._idle_timeout
@@ -122,14 +125,16 @@ class Shelf:
 
     def reaches_server(self) -> bool:
         """Whether one of the connections, lent ones too, has not ended. No round trip."""
-        return any(
-            conn.born >= self._condemned and not conn.hung_up() for conn in list(self._connections)
-        )
+        return any(conn.born >= self._condemned and not conn.hung_up() for conn in self._all())
 
     def disown(self) -> None:
         """In a forked child: never touch the parent's sockets."""
-        for conn in list(self._connections):
+        for conn in self._all():
             conn.disown()
+
+    def _all(self) -> list[PooledConnection]:
+        """Return the connections, lent ones too, at one moment."""
+        return [conn for ref in self._connections.valuerefs() if (conn := ref()) is not None]
 
     def _fault_of(self, conn: PooledConnection, deadline: Deadline) -> str | None:
         """Return why *conn* must not be lent, or None. Costs nothing for one that was used lately."""
@@ -144,5 +149,24 @@ class Shelf:
         if not conn.is_quiet():
             return "found dead when it was to be lent"
         if used <= self._suspect_since and not conn.answers(deadline, PING_TIMEOUT):
+            self._give_up_suspects()  # or who takes one after the other waits for each of them
             return "found dead when it was to be lent"
         return None
+
+    def _close_all(self, conns: deque[PooledConnection], reason: str) -> None:
+        while conns:
+            try:
+                conn = conns.popleft()
+            except IndexError:
+                return  # others do the same
+            self.close(conn, reason)
+
+    def _give_up_suspects(self) -> None:
+        """Close the idle connections that were last used before the suspicion arose."""
+        for conn in self._idle.copy():
+            if conn.last_used <= self._suspect_since:
+                try:
+                    self._idle.remove(conn)
+                except (ValueError, IndexError):
+                    continue  # it was lent meanwhile
+                self.close(conn, "found dead when another one was")

@@ -44,6 +44,9 @@ class Topology(Protocol):
     def end(self) -> None:
         """Look for no more nodes."""
 
+    def join(self, deadline: Deadline) -> None:
+        """Wait until *deadline* for looks and probes that are under way."""
+
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's, and take none of its locks."""
 
@@ -74,6 +77,10 @@ class Single:
 
     def end(self) -> None:
         """Do nothing: there is nothing to look for."""
+
+    def join(self, deadline: Deadline) -> None:
+        """Wait until *deadline* for a probe that is under way."""
+        self._node.join(deadline)
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 
@@ -300,6 +301,29 @@ def test_waiting_ends_when_it_is_up(scene):
     scene.outage.up()
 
     assert task.result() is True
+
+
+def test_waiting_goes_on_when_it_was_up_for_a_moment_only(scene):
+    class Flapping(threading.Event):
+        """Who waits for it finds, when woken for the first time, that it is down again."""
+
+        woken = 0
+
+        def wait(self, timeout=None):
+            settled = super().wait(timeout)
+            self.woken += 1
+            if self.woken == 1:
+                scene.outage.down(CAUSE)
+            return settled
+
+    settled = scene.outage._settled = Flapping()
+    scene.outage.down(CAUSE)
+    waiter = Task(scene.outage.wait, Deadline.after(LONG))
+    scene.outage.up()
+    eventually(lambda: settled.woken == 1 and not settled.is_set())
+    scene.outage.up()
+
+    assert waiter.result() is True
 
 
 def test_waiting_ends_when_nothing_is_left_to_wait_for(scene):

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 Words = list[bytes]
-Answer = Callable[[Words], bytes]
+
+
+@dataclass(frozen=True)
+class Torn:
+    """The *begin* of a reply, after which the connection is reset as soon as *wait* returns."""
+
+    begin: bytes
+    wait: Callable[[], object]
+
+
+Answer = Callable[[Words], bytes | Torn]
 
 HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 
@@ -16,11 +28,17 @@ HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 class ScriptedRedis:
     """Reads commands and sends what *answer* returns for each; greets and answers PING by itself."""
 
-    def __init__(self, answer: Answer, ping: Callable[[], bytes] = lambda: b"+PONG\r\n") -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        ping: Callable[[], bytes] = lambda: b"+PONG\r\n",
+        hello: bytes = HELLO,
+    ) -> None:
         self.heard: list[Words] = []
         self.connections = 0
         self._answer = answer
         self._ping = ping
+        self._hello = hello
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -64,19 +82,27 @@ class ScriptedRedis:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
+        reply: bytes | Torn
         with connection, connection.makefile("rb") as lines:
             try:
                 while (words := _read(lines)) is not None:
                     self.heard.append(words)
                     name = words[0].upper()
                     if name == b"HELLO":
-                        reply = HELLO
+                        reply = self._hello
                     elif name == b"CLIENT":
                         reply = b"+OK\r\n"
                     elif name == b"PING":
                         reply = self._ping()
                     else:
                         reply = self._answer(words)
+                    if isinstance(reply, Torn):
+                        connection.sendall(reply.begin)
+                        reply.wait()
+                        connection.setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                        )
+                        return
                     if not reply:
                         return
                     connection.sendall(reply)

@@ -17,7 +17,7 @@ from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 
 from .scripted import ScriptedRedis
-from .support import SCHEDULING, Stopwatch, node_of, through
+from .support import SCHEDULING, Child, Stopwatch, node_of, through
 
 
 @pytest.fixture
@@ -33,6 +33,52 @@ def cache(redis_url):
 def test_the_client_is_one_and_the_same(cache):
     assert cache.client is cache.client
     assert isinstance(cache.client, redis.Redis)
+
+
+def test_the_client_is_one_and_the_same_for_threads_that_ask_at_once(redis_url):
+    for _ in range(20):
+        cache = RedisPool(redis_url)
+        first, *others = together(4, lambda _, cache=cache: cache.client)
+        assert all(client is first for client in others)
+
+
+@pytest.fixture
+def waiting_for_a_cluster():
+    """Have a thread wait for a cluster that does not answer, to get its client."""
+    over = threading.Event()
+    asked = threading.Event()
+
+    def answer(words):
+        asked.set()
+        over.wait(LONG)
+        return b""
+
+    with ScriptedRedis(answer) as server:
+        address = server.url.removeprefix("redis://").removesuffix("/0")
+        silent = RedisPool(nodes=[address], acquire_timeout=LONG)
+        task = Task(lambda: silent.client)
+        assert asked.wait(LONG)
+        yield task
+        silent.close(timeout=0)
+        over.set()
+        task.end()
+
+
+def test_the_client_of_one_pool_does_not_wait_for_that_of_another(cache, waiting_for_a_cluster):
+    assert cache.client.get("k") is None
+    with cache.connection() as conn:
+        assert conn.get("k") is None
+
+    assert waiting_for_a_cluster.is_alive()
+
+
+@pytest.mark.usefixtures("waiting_for_a_cluster")
+def test_a_fork_while_a_client_is_made_does_not_hang_the_child(cache):
+    def work():
+        with cache.connection() as conn:
+            return cache.client.get("k"), conn.get("k")
+
+    assert Child(work).outcome() == (None, None)
 
 
 def test_sorted_sets_scans_and_scripts(cache):

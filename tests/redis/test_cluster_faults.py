@@ -10,10 +10,18 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from poolkit import DeadlineExceeded, OutcomeUnknown, PoolClosed, RedisPool, deadline
+from poolkit import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    PoolClosed,
+    RedisPool,
+    deadline,
+)
+from poolkit.core.deadline import NEVER
 from poolkit.embedded import RedisCluster, RedisServer
 from poolkit.embedded.process import EmbeddedError
-from tests.core.support import Task, eventually
+from tests.core.support import LONG, Task, eventually
 
 from .load import Load
 from .scripted import ScriptedRedis, Words
@@ -365,3 +373,51 @@ def test_nodes_that_send_each_other_a_command_for_ever_are_told():
         pytest.raises(redis.exceptions.ClusterDownError, match="do not agree"),
     ):
         cache.get("k")
+
+
+def test_a_cluster_that_has_not_answered_in_time_is_told_with_a_cause():
+    over = threading.Event()
+    with (
+        ScriptedRedis(lambda _: over.wait(LONG) and b"") as server,
+        RedisPool(nodes=[address_of(server)], acquire_timeout=0.1) as cache,
+    ):
+        with pytest.raises(BackendUnavailable, match="nothing has answered yet") as caught:
+            cache.get("k")
+        over.set()
+
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+def test_closing_waits_for_no_look_at_a_cluster_longer_than_it_is_told():
+    asked, over = threading.Event(), threading.Event()
+
+    def answer(words: Words) -> bytes:
+        asked.set()
+        over.wait(LONG)
+        return b""
+
+    with ScriptedRedis(answer) as server:
+        cache = RedisPool(nodes=[address_of(server)])
+        task = Task(cache.get, "k")
+        assert asked.wait(LONG)
+
+        with Stopwatch() as watch:
+            cache.close(timeout=0.1)
+        over.set()
+
+        assert watch.seconds < 1.0
+        assert isinstance(task.end(), PoolClosed)
+
+
+def test_a_node_whose_slots_have_gone_is_told_to_who_still_asks_it(redis_cluster, tags):
+    """Which is done at once, however long one would wait for a node that is away."""
+    with RedisPool(
+        nodes=redis_cluster.nodes, password=redis_cluster.password, acquire_timeout=LONG
+    ) as cache:
+        cache.get(tags[0])
+        node = cache._lifecycle.running.topology.node_for(tags[0], NEVER)
+        node.retire()
+
+        with pytest.raises(BackendUnavailable, match="has no slots any more"):
+            node.lender.lend(NEVER)
+        assert cache.stats().in_use == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import redis
 import trustme
 from redis.credentials import CredentialProvider
 
@@ -13,7 +14,7 @@ from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 
 from .scripted import ScriptedRedis
-from .support import Stopwatch, through
+from .support import Stopwatch, node_of, through
 
 OTHER_NAME = "127.1"
 """Leads to 127.0.0.1 (inet_aton(3)), and is in no certificate."""
@@ -54,6 +55,49 @@ def test_a_user_logs_in(redis_server, user, way):
     with RedisPool(**given) as cache:
         assert cache.execute("ACL", "WHOAMI") == "app"
         assert cache.client.acl_whoami() == "app"
+
+
+@pytest.fixture
+def limited(redis_server, redis_url):
+    """Give the address for a user that may read and write keys, and no more."""
+    redis_server.ask("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@read", "+@write")
+    yield f"redis://limited:pw@127.0.0.1:{redis_server.port}"
+    redis_server.ask("ACL", "DELUSER", "limited")
+
+
+def test_a_user_that_may_only_read_and_write_can_do_that(limited):
+    with RedisPool(limited, lazy_connect=False) as cache:
+        assert cache.set("k", "v")
+        assert cache.client.get("k") == "v"
+        assert cache.pipeline([("GET", "k")]) == ["v"]
+        with cache.connection() as conn:
+            assert conn.get("k") == "v"
+        assert cache.health_check()
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            cache.execute("PING")
+
+
+def test_a_user_that_may_not_ask_for_a_pong_keeps_its_connections(limited):
+    with RedisPool(limited) as cache:
+        cache.get("k")
+        node_of(cache)._shelf.suspect()
+
+        cache.get("k")
+
+        assert cache.stats().created == 1
+
+
+def test_a_user_of_a_cluster_needs_to_know_no_more_than_the_slots(redis_cluster, tags):
+    rules = ("on", ">pw", "~*", "+@read", "+@write", "+cluster|slots")
+    for server in redis_cluster.servers:
+        server.ask("ACL", "SETUSER", "limited", *rules)
+    try:
+        with RedisPool(nodes=redis_cluster.nodes, username="limited", password="pw") as cache:
+            cache.mset(dict.fromkeys(tags, "v"))
+            assert cache.mget(tags) == ["v"] * 3
+    finally:
+        for server in redis_cluster.servers:
+            server.ask("ACL", "DELUSER", "limited")
 
 
 def test_a_provider_is_asked_for_each_connection(redis_server, user):
@@ -100,6 +144,40 @@ def test_a_password_that_was_mended_is_used_after_a_moment(redis_server, redis_u
                 return False
 
         eventually(works, timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            # Redis 5.0.14
+            "unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `s3cret`, ",
+            "Redis 6 or newer is needed",
+        ),
+        ("no such thing: HELLO 3 AUTH default s3cret", "no such thing"),
+        ("max number of clients reached", "max number of clients reached"),
+        ("DENIED Redis is running in protected mode", "protected mode"),
+    ],
+    ids=["unknown", "quoted", "full", "protected"],
+)
+def test_a_server_that_refuses_the_greeting_is_told_and_the_password_not_shown(caplog, said, told):
+    caplog.set_level("DEBUG")
+    with (
+        ScriptedRedis(lambda _: b"", hello=f"-ERR {said}\r\n".encode()) as server,
+        RedisPool(server.url.replace("redis://", "redis://:s3cret@"), acquire_timeout=0.2) as cache,
+    ):
+        with pytest.raises(BackendUnavailable, match=told) as caught:
+            cache.get("k")
+        health = cache.health_check()
+
+    shown = [*map(repr, _chain(caught.value)), str(caught.value), repr(health), caplog.text]
+    assert "s3cret" not in " ".join(shown)
+
+
+def _chain(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 # -- getting ready -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 
 import pytest
@@ -22,12 +23,15 @@ from poolkit import (
     RetryPolicy,
     deadline,
 )
+from poolkit.embedded import EmbeddedError
 from poolkit.redis import node as node_module
+from poolkit.redis.connection import PooledConnection
+from poolkit.redis.wire import PlainWire
 from tests.core.support import LONG, Task, eventually
 from tests.faults.proxy import FaultProxy
 
-from .scripted import ScriptedRedis
-from .support import SCHEDULING, Recorder, Stopwatch, through
+from .scripted import ScriptedRedis, Torn
+from .support import SCHEDULING, Recorder, Stopwatch, node_of, through
 
 
 @pytest.fixture
@@ -221,18 +225,73 @@ def test_a_write_on_a_connection_that_died_while_idle_simply_runs(proxied, direc
     assert direct.get("n") == "21"
 
 
-def test_a_reset_in_the_middle_of_a_large_answer_is_retried(proxied, direct):
+@pytest.fixture
+def when_received(monkeypatch):
+    """Give a way to have something done, once, by whoever has received so many bytes of answers."""
+
+    def plan(size, call):
+        left = [size]
+        receive = PlainWire.recv_into
+
+        def count(self, *args, **kwargs):
+            got = receive(self, *args, **kwargs)
+            before, left[0] = left[0], left[0] - got
+            if before > 0 >= left[0]:
+                call()
+            return got
+
+        monkeypatch.setattr(PlainWire, "recv_into", count)
+
+    return plan
+
+
+def test_a_reset_in_the_middle_of_a_large_answer_is_retried(proxied, direct, when_received):
     proxy, url = proxied
     direct.set("big", "x" * 50_000_000)
     with RedisPool(url) as cache:
         cache.get("k")
-        task = Task(cache.get, "big")
-        while proxy.live and task.is_alive() and cache.stats().retries == 0:
-            proxy.cut()
-            if cache.stats().created > 2:
-                break
+        when_received(1_000_000, proxy.cut)
 
-        assert len(task.result()) == 50_000_000
+        assert len(cache.get("big")) == 50_000_000
+        assert cache.stats().retries == 1
+
+
+def test_a_reset_in_the_middle_of_the_answer_to_a_write_leaves_its_outcome_unknown(
+    proxied, direct, when_received
+):
+    proxy, url = proxied
+    direct.set("big", "x" * 50_000_000)
+    with RedisPool(url) as cache:
+        cache.get("k")
+        when_received(1_000_000, proxy.cut)
+
+        with pytest.raises(OutcomeUnknown):
+            cache.execute("GETDEL", "big")
+        assert cache.stats().retries == 0
+    assert direct.get("big") is None
+
+
+def test_a_reset_after_a_few_bytes_of_an_answer_is_one_before_its_end(when_received):
+    """The first answer to each is torn when its beginning has been read."""
+    read = threading.Event()
+    replies = {
+        b"GET": iter([Torn(b"$5\r\nab", lambda: read.wait(LONG)), b"$5\r\nabcde\r\n"]),
+        b"INCRBY": iter([Torn(b":1", lambda: read.wait(LONG))]),
+    }
+    with ScriptedRedis(lambda words: next(replies[words[0]])) as server:
+        with RedisPool(server.url) as cache:
+            cache.execute("PING")
+            when_received(len(b"$5\r\nab"), read.set)
+            assert cache.get("k") == "abcde"
+            assert cache.stats().retries == 1
+
+            read.clear()
+            when_received(len(b":1"), read.set)
+            with pytest.raises(OutcomeUnknown):
+                cache.incr("n")
+        assert read.is_set()
+        assert server.count(b"GET") == 2
+        assert server.count(b"INCRBY") == 1
 
 
 @pytest.mark.parametrize(
@@ -249,6 +308,55 @@ def test_nonsense_is_never_taken_for_an_answer(nonsense):
         with pytest.raises(OutcomeUnknown):
             cache.incr("n")
         assert cache.stats().size == 0
+
+
+@contextmanager
+def demoted_at(key):
+    """Run a server that is a replica from the moment when it hears of *key*, and is gone after that."""
+    gone = threading.Event()
+
+    def answer(words):
+        if words[1] != key:
+            return b":1\r\n"
+        gone.set()
+        return b"-READONLY You can't write against a read only replica.\r\n"
+
+    with ScriptedRedis(answer, ping=lambda: b"" if gone.is_set() else b"+PONG\r\n") as server:
+        yield server
+
+
+@pytest.mark.parametrize("raise_on_error", [True, False])
+def test_a_pipeline_that_has_partly_run_when_the_server_goes_away_has_no_known_outcome(
+    raise_on_error,
+):
+    with demoted_at(b"b") as server, RedisPool(server.url, acquire_timeout=0.2) as cache:
+        with pytest.raises(OutcomeUnknown, match="part of the pipeline") as caught:
+            cache.pipeline([("INCR", "a"), ("INCR", "b")], raise_on_error=raise_on_error)
+
+        assert isinstance(caught.value.__cause__, BackendUnavailable)
+        assert server.heard.count([b"INCR", b"a"]) == 1
+
+
+def test_a_pipeline_that_has_partly_run_when_its_deadline_passes_has_no_known_outcome():
+    with demoted_at(b"b") as server, RedisPool(server.url, acquire_timeout=LONG) as cache:
+        with pytest.raises(DeadlineOutcomeUnknown), deadline(0.2):
+            cache.pipeline([("INCR", "a"), ("INCR", "b")])
+
+        assert server.heard.count([b"INCR", b"a"]) == 1
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [[("SET", "a", 1), ("SET", "b", 2)], [("INCR", "b")], [("INCR", "b"), ("INCR", "b")]],
+    ids=["repeatable", "none ran", "neither ran"],
+)
+def test_a_pipeline_that_may_be_repeated_tells_that_the_server_is_away(commands):
+    with (
+        demoted_at(b"b") as server,
+        RedisPool(server.url, acquire_timeout=0.2) as cache,
+        pytest.raises(BackendUnavailable),
+    ):
+        cache.pipeline(commands)
 
 
 # -- deadlines -----------------------------------------------------------------------------------------
@@ -342,6 +450,33 @@ def test_a_frozen_server_holds_nobody_longer_than_the_deadline(own_redis):
     assert watch.seconds < 0.2 + 0.05 + SCHEDULING
 
 
+def test_a_frozen_server_is_not_asked_once_for_each_connection(own_redis):
+    server = own_redis()
+    settings = {"ready_check": False, "max_retries": 0, "command_timeout": 1, "connect_timeout": 1}
+    with RedisPool(server.url, acquire_timeout=1, **settings) as cache:
+        with ExitStack() as blocks:
+            for _ in range(15):
+                blocks.enter_context(cache.connection())
+        assert cache.stats().idle == 15
+        server.ask("CONFIG", "RESETSTAT")
+        server.pause()
+        with Stopwatch() as watch:
+            with pytest.raises(redis.TimeoutError):
+                cache.get("k")
+            with pytest.raises(BackendUnavailable):
+                cache.get("k")
+        assert cache.stats().size == 0
+        server.resume()
+
+        eventually(cache.health_check)
+    # It reads now what was sent to it while it was frozen.
+    pings = server.info("INFO", "commandstats")["cmdstat_ping"]
+    assert (
+        int(pings.removeprefix("calls=").partition(",")[0]) <= 5
+    )  # the health checks are among them
+    assert watch.seconds < 6  # far from the 15 x 0.5 s of asking each
+
+
 def _within(seconds, call):
     with deadline(seconds):
         return call()
@@ -408,21 +543,72 @@ def test_the_offline_queue_is_bounded_in_number_and_time(own_redis):
             assert isinstance(task.end(), BackendUnavailable)
 
 
-def test_one_probe_at_a_time_looks_for_the_server(proxied):
+def test_one_probe_at_a_time_looks_for_the_server(proxied, monkeypatch):
     proxy, url = proxied
-    with RedisPool(url, acquire_timeout=LONG) as cache:
+    opening, seen = [], []
+    connect = PooledConnection.open
+
+    def counted(self, until, timeout):
+        opening.append(self)
+        seen.append(len(opening))
+        try:
+            connect(self, until, timeout)
+        finally:
+            opening.remove(self)
+
+    monkeypatch.setattr(PooledConnection, "open", counted)
+    monkeypatch.setattr(node_module, "PROBE_TIMEOUT", 0.05)
+    with RedisPool(url, acquire_timeout=LONG, connect_timeout=0.5) as cache:
         cache.get("k")
         proxy.blackhole()
         proxy.cut()
-        before = proxy.connections_total
         tasks = [Task(cache.get, "k") for _ in range(30)]
-        eventually(lambda: proxy.connections_total > before)
-        assert cache.config.max_size == 20
-        assert proxy.connections_total - before <= 20
+        eventually(lambda: cache.stats().waiting == 30)
+        before = len(seen)
+        tasks += [Task(cache.get, "k") for _ in range(30)]
+        eventually(lambda: len(seen) >= before + 3)
+
+        assert cache.stats().waiting == 60
+        assert set(seen[before:]) == {1}
         proxy.pass_through()
         proxy.cut()
         for task in tasks:
             task.result()
+
+
+def test_who_fails_while_a_probe_looks_has_no_second_one_look(redis_url, monkeypatch):
+    """The first caller's failure has the server probed; the second one's comes while that is under way."""
+    fail = {"first": threading.Event(), "second": threading.Event(), "probe": threading.Event()}
+    opening = []
+    connect = PooledConnection.open
+
+    def controlled(self, until, timeout):
+        name = threading.current_thread().name.partition("-")[0].replace("poolkit", "probe")
+        opening.append(name)
+        assert fail[name].wait(LONG)
+        if name == "probe":
+            connect(self, until, timeout)
+        else:
+            raise redis.ConnectionError("Connection refused")
+
+    monkeypatch.setattr(PooledConnection, "open", controlled)
+    with RedisPool(redis_url, acquire_timeout=LONG) as cache:
+        cache.open()
+        outage = node_of(cache).outage
+        probe, probed = outage._probe, []
+        outage._probe = lambda: probed.append(probe())
+        tasks = [Task(cache.get, "k", name=name) for name in ("first", "second")]
+        eventually(lambda: len(opening) == 2)
+        fail["first"].set()
+        eventually(lambda: opening.count("probe") == 1)
+        fail["second"].set()
+        eventually(lambda: len(probed) == 2)
+
+        looking = [t for t in threading.enumerate() if t.name.startswith("poolkit-probe")]
+        assert len(looking) == 1
+        monkeypatch.undo()
+        fail["probe"].set()
+        assert [task.result() for task in tasks] == [None, None]
 
 
 def test_a_wrong_password_is_told_at_once_and_never_shown(own_redis):
@@ -452,6 +638,28 @@ def test_closing_ends_the_wait_for_a_server_that_is_away(own_redis):
     assert not any(thread.name.startswith("poolkit") for thread in threading.enumerate())
 
 
+def test_closing_waits_for_no_probe_longer_than_it_is_told(proxied):
+    proxy, url = proxied
+    recorder = Recorder()
+    cache = RedisPool(url, connect_timeout=0.2, acquire_timeout=LONG, listeners=[recorder])
+    cache.get("k")
+    proxy.blackhole()
+    proxy.cut()
+    task = Task(cache.get, "k")
+    # A look at the server takes up to 2 s.
+    eventually(lambda: any(t.name.startswith("poolkit-probe") for t in threading.enumerate()))
+
+    with Stopwatch() as watch:
+        cache.close(timeout=0.1)
+
+    assert watch.seconds < 1.0
+    assert isinstance(task.end(), PoolClosed)
+    proxy.pass_through()
+    eventually(lambda: not any(t.name.startswith("poolkit") for t in threading.enumerate()))
+    kinds = recorder.kinds()
+    assert "ready" not in kinds[kinds.index("closed") :]
+
+
 # -- what a server says --------------------------------------------------------------------------------
 
 
@@ -467,6 +675,37 @@ def test_a_server_that_is_loading_is_waited_for():
         assert cache.get("k") == "v"
         assert server.connections == 4
         assert server.count(b"GET") == 1
+
+
+def test_a_real_server_that_is_loading_is_waited_for(own_redis):
+    server = own_redis(
+        settings={"enable-debug-command": "yes", "loading-process-events-interval-bytes": "1024"}
+    )
+    new, used = Recorder(), Recorder()
+    with (
+        RedisPool(server.url, acquire_timeout=LONG, listeners=[new]) as first,
+        RedisPool(server.url, acquire_timeout=LONG, listeners=[used]) as second,
+    ):
+        second.pipeline([("SET", f"k{number}", "v" * 100) for number in range(2000)])
+        server.ask("CONFIG", "SET", "key-load-delay", 300)  # microseconds each
+        reload = Task(server.ask, "DEBUG", "RELOAD")
+        eventually(lambda: _says(server, "LOADING"))
+
+        tasks = [Task(cache.get, "k7") for cache in (first, second)]
+
+        assert [task.result() for task in tasks] == ["v" * 100] * 2
+        reload.result()
+    for recorder in (new, used):
+        causes = [event.error for kind, event in recorder.events if kind == "reconnecting"]
+        assert isinstance(causes[0], redis.BusyLoadingError)
+
+
+def _says(server, word):
+    try:
+        server.ask("GET", "k")
+    except EmbeddedError as error:
+        return word in str(error)
+    return False
 
 
 def test_without_the_queue_a_server_that_is_loading_is_told_at_once():
@@ -519,6 +758,24 @@ def test_what_the_server_refuses_is_raised_as_it_is_and_not_repeated(reply):
 
         assert type(caught.value).__module__ == "redis.exceptions"
         assert server.count(b"GET") == 1
+        assert cache.stats().retries == 0
+
+
+@pytest.mark.parametrize("said", [b"-MOVED 7 10.0.0.2:6379\r\n", b"-ASK 7 10.0.0.2:6379\r\n"])
+def test_one_node_of_a_cluster_says_that_all_of_it_is_needed(said):
+    calls = [
+        lambda cache: cache.get("k"),
+        lambda cache: cache.client.get("k"),
+        lambda cache: cache.pipeline([("GET", "k")]),
+    ]
+    with ScriptedRedis(lambda _: said) as server, RedisPool(server.url) as cache:
+        for call in calls:
+            with pytest.raises(redis.ResponseError, match=r"slot 7 is at .*10\.0\.0\.2.* nodes="):
+                call(cache)
+        (reply,) = cache.pipeline([("GET", "k")], raise_on_error=False)
+
+        assert "nodes=" in str(reply)
+        assert server.count(b"GET") == 4  # once each
         assert cache.stats().retries == 0
 
 

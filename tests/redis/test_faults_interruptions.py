@@ -72,19 +72,26 @@ def quick_collections() -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize("way", WAYS)
-def test_an_interruption_at_any_point_crosses_no_answer(redis_url, way):
+def test_an_interruption_at_any_point_crosses_no_answer_and_miscounts_none(
+    redis_server, redis_url, way
+):
     call = WAYS[way]
     wrong = []
     points = 0
     while True:
         # Two turns, so that the next caller has one whatever became of the first.
-        cache = RedisPool(redis_url, max_size=2, max_retries=0)
+        name = f"{way.replace(' ', '-')}-{points}"
+        cache = RedisPool(redis_url, max_size=2, max_retries=0, client_name=name)
         assert call(cache, "first") == "first"
         where = interrupted(partial(call, cache, "interrupted"), points + 1)
         answers = [call(cache, tag) for tag in ("next", "but one")]
-        node_of(cache).lender.reclaim()
-        if answers != ["next", "but one"] or cache.stats().in_use:
-            wrong.append((where, answers, cache.stats().in_use))
+        node_of(cache).sweep()
+        stats = cache.stats()
+        seen = _settled_clients(redis_server, name, stats.size)
+        if answers != ["next", "but one"] or stats.in_use:
+            wrong.append((where, answers, stats.in_use))
+        elif seen != stats.size:
+            wrong.append((where, "size", stats.size, seen))
         cache.close(timeout=0)
         if where is None:
             break
@@ -92,6 +99,16 @@ def test_an_interruption_at_any_point_crosses_no_answer(redis_url, way):
 
     assert wrong == []
     assert points > 50
+
+
+def _settled_clients(server, name, most):
+    """Return how many connections of that name the server sees, once it has seen those that were closed go."""
+
+    def seen():
+        return server.ask("CLIENT", "LIST").count(f" name={name} ")
+
+    eventually(lambda: seen() <= most)
+    return seen()
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------------
@@ -102,15 +119,27 @@ def ctrl_c_when(ready: Callable[[], object]) -> Iterator[None]:
     """Press Ctrl-C as soon as *ready*, and expect the block to end with it."""
     main = threading.main_thread().ident
     assert main == threading.get_ident()
+    heard = threading.Event()
+
+    def hear(number: int, frame: object) -> None:
+        heard.set()
+        raise KeyboardInterrupt
 
     def press() -> None:
         eventually(ready)
-        signal.pthread_kill(main, signal.SIGINT)
+        # The interpreter sleeps through one that comes when it is just about to wait for a lock.
+        while not heard.is_set():
+            signal.pthread_kill(main, signal.SIGINT)
+            heard.wait(0.1)
 
-    task = Task(press)
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    task.result()
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        task = Task(press)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        task.result()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def healthy(cache: RedisPool, size: int) -> bool:
@@ -164,6 +193,9 @@ def test_ctrl_c_while_reading_sends_nothing_again(proxied, redis_server, way):
     assert redis_server.ask("GET", "n") == "1"
 
 
+# A socket that redis-py has made and not kept yet is closed by the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_ctrl_c_while_connecting(proxied):
     proxy, url = proxied
     proxy.blackhole()

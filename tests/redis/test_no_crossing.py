@@ -16,25 +16,10 @@ from poolkit.redis.wire import PlainWire
 from tests.core.support import LONG, Interrupted, Task, eventually
 from tests.faults.proxy import FaultProxy
 
-from .support import through
+from .support import through, turns_left
 
 THREADS = 50
 COMMANDS = 2_000  # of each thread
-
-
-def turns_left(cache: RedisPool, size: int) -> int:
-    """Return how many threads can hold a connection at once."""
-    held = []
-    try:
-        for _ in range(size):
-            block = cache.connection()
-            with deadline(LONG):
-                block.__enter__()
-            held.append(block)
-        return len(held)
-    finally:
-        for block in held:
-            block.__exit__(None, None, None)
 
 
 @pytest.mark.slow
