@@ -100,6 +100,11 @@ class Gate:
         )
 
     @property
+    def size(self) -> int:
+        """How many threads may be through at a time."""
+        return self._size
+
+    @property
     def in_use(self) -> int:
         """How many threads are through."""
         return self._turns - len(self._free)
@@ -210,7 +215,7 @@ class Gate:
     def _take_free(self) -> bool:
         """Take a free turn, if there is one."""
         try:
-            self._free.pop()
+            del self._free[0]  # not pop(): an interruption after a call would lose the turn
         except IndexError:
             return False
         return True

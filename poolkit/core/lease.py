@@ -14,6 +14,7 @@ import traceback
 import weakref
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 from types import CodeType, FrameType
 from typing import Any, Generic, TypeVar
@@ -64,13 +65,15 @@ class Lease(Generic[ResourceT]):
     the connection, if there is any: the lease is an orphan when both have ended.
     """
 
-    __slots__ = ("_code", "_offset", "_resource", "since", "thread", "user", "waited")
+    __slots__ = ("_code", "_offset", "_resource", "passing", "since", "thread", "user", "waited")
 
     def __init__(self, resource: ResourceT, waited: float, caller: FrameType) -> None:
         self._resource = weakref.ref(resource)
         self._code: CodeType = caller.f_code
         self._offset: int = caller.f_lasti
         self.thread = self.user = threading.current_thread()
+        self.passing = False
+        """Whether it is on its way to another thread: the one that had it may end."""
         self.waited = waited
         self.since = perf_counter()
 
@@ -78,6 +81,12 @@ class Lease(Generic[ResourceT]):
     def resource(self) -> ResourceT | None:
         """The connection; None if it has been collected."""
         return self._resource()
+
+    def pass_to(self, thread: threading.Thread, caller: FrameType) -> None:
+        """Have *thread* hold it from now on, for what *caller* asked."""
+        self.thread = self.user = thread
+        self._code, self._offset = caller.f_code, caller.f_lasti
+        self.passing = False
 
     def holder(self, *, locate: bool = False, now: float | None = None) -> Holder:
         """Return who holds it, *now*; *locate* looks up where that thread is."""
@@ -110,7 +119,12 @@ class LeaseBook(Generic[ResourceT]):
 
     def strike(self, lease: Lease[ResourceT]) -> bool:
         """Strike *lease* out. True for exactly one caller: that one has to return the connection."""
-        return self._open.pop(lease, self) is None
+        try:
+            # Not pop(): an interruption after a call would lose the connection.
+            del self._open[lease]
+        except KeyError:
+            return False
+        return True
 
     def next_forgotten(self) -> tuple[Lease[ResourceT], ResourceT] | None:
         """Return a lease whose connection was collected, each once; None if there is none."""
@@ -130,19 +144,22 @@ class LeaseBook(Generic[ResourceT]):
         return [
             lease
             for lease in self._open.copy()
-            if not (lease.thread.is_alive() or lease.user.is_alive())
+            if not (lease.passing or lease.thread.is_alive() or lease.user.is_alive())
         ]
 
 
 def caller() -> FrameType:
     """Return the innermost frame of the user's: outside of poolkit and of what stands between."""
     frame = sys._getframe(2)
-    while frame.f_back is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGE) and not file.endswith(_BETWEEN):
-            break
+    while frame.f_back is not None and _is_between(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
+
+
+@cache
+def _is_between(file: str) -> bool:
+    """Whether the code in *file* stands between the user's and the connection."""
+    return file.startswith(_PACKAGE) or file.endswith(_BETWEEN)
 
 
 def _frame_of(thread: threading.Thread) -> FrameType | None:

@@ -83,8 +83,10 @@ class Lender(Generic[ResourceT]):
         self.book = book
         self._stopping = threading.Event()
         self._max_size = max_size
-        self._max_waiting = max_waiting
-        self._acquire_timeout = acquire_timeout
+        self.max_waiting = max_waiting
+        self.acquire_timeout = acquire_timeout
+        self.gathered: Callable[[], int] = lambda: 0
+        """How many threads wait for another one to borrow in their place; see combining.py."""
         self._store = store
         self._outage = outage
         self._tally = tally
@@ -98,38 +100,41 @@ class Lender(Generic[ResourceT]):
         self.abandoned = False
         """Whether this is a forked child, where the leases are the parent's."""
 
-    def lend(self, deadline: Deadline) -> tuple[Lease[ResourceT], ResourceT]:
+    def lend(self, deadline: Deadline, waited: float = 0.0) -> tuple[Lease[ResourceT], ResourceT]:
         """Return a connection and the lease on it; :meth:`take_back` has to follow.
 
+        *waited* are the seconds that the caller has waited for its turn already.
         Raises :class:`~poolkit.PoolTimeout`, :class:`~poolkit.PoolOverloaded`,
         :class:`~poolkit.DeadlineExceeded`, :class:`~poolkit.BackendUnavailable` or
         :class:`~poolkit.PoolClosed`.
         """
-        began = perf_counter()
+        began = perf_counter() - waited
         if self._outage.cause is None:
             try:
-                return self._lend(deadline, began)
+                return self._lend(deadline, began, self.acquire_timeout - waited)
             except BackendUnavailable as error:
                 if not self._waits_out or (self._outage.ended and not self.stopping):
-                    self._count_refusal(error)
+                    self.refused(error)
                     raise
         elif not self._waits_out:
-            raise self._count_refusal(self._outage.error())
-        until = Deadline.after(self._acquire_timeout).earlier(deadline)
+            raise self.refused(self._outage.error())
+        until = Deadline.after(self.acquire_timeout - waited).earlier(deadline)
         while True:
             self._wait_out(until, deadline, began)
             with suppress(BackendUnavailable):  # down again: so wait again
-                return self._lend(deadline, began)
+                return self._lend(deadline, began, until.remaining())
 
-    def _lend(self, deadline: Deadline, began: float) -> tuple[Lease[ResourceT], ResourceT]:
+    def _lend(
+        self, deadline: Deadline, began: float, patience: float
+    ) -> tuple[Lease[ResourceT], ResourceT]:
         waited = 0.0
         entered = False
         resource: ResourceT | None = None
         lease: Lease[ResourceT] | None = None
         try:
-            waited = self.gate.enter(deadline, self._acquire_timeout)
+            waited = self.gate.enter(deadline, patience)
             entered = True
-            resource = self._store.take(deadline, self._acquire_timeout - waited)
+            resource = self._store.take(deadline, patience - waited)
             waited = perf_counter() - began
             if waited < AT_ONCE:
                 waited = 0.0
@@ -146,9 +151,9 @@ class Lender(Generic[ResourceT]):
                 self.gate.leave()
             if isinstance(error, Waited):
                 stage = "connecting" if entered else "waiting"
-                raise self._timed_out(perf_counter() - began, deadline, stage) from None
+                raise self.timed_out(perf_counter() - began, deadline, stage) from None
             if isinstance(error, PoolOverloaded):
-                self._count_refusal(error)
+                self.refused(error)
             raise
         shard = self._tally.mine()
         shard.leases += 1
@@ -206,11 +211,32 @@ class Lender(Generic[ResourceT]):
     @property
     def waiting(self) -> int:
         """How many threads wait, for a connection or for the backend."""
-        return self.gate.waiting + len(self._queue)
+        return self.gate.waiting + len(self._queue) + self.gathered()
 
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
         return self.book.holders()
+
+    def timed_out(self, waited: float, deadline: Deadline, stage: str) -> PoolKitError:
+        """Count and tell a wait that was too long, and return the error that says so."""
+        self.reclaim()
+        error: PoolKitError
+        if deadline.expired:
+            error = deadline.exceeded(f"pool {self.name!r}", stage=stage)
+        else:
+            error = PoolTimeout(
+                f"pool {self.name!r}: no connection within acquire_timeout ({self.acquire_timeout:g} s)",
+                stats=self.stats(),
+                holders=self.holders(),
+            )
+        self._tally.mine().timeouts += 1
+        self._events.tell(TimedOut, waited=waited, error=error)
+        return error
+
+    def refused(self, error: PoolKitError) -> PoolKitError:
+        """Count a caller that is turned away with *error*, and return that."""
+        self._tally.mine().refused += 1
+        return error
 
     def turn_away(self, error: Callable[[], BaseException]) -> None:
         """Fail everybody who waits for a connection now."""
@@ -237,11 +263,11 @@ class Lender(Generic[ResourceT]):
         me = object()
         try:
             with self._queue_lock:
-                if len(self._queue) >= self._max_waiting:
-                    raise self._count_refusal(
+                if len(self._queue) >= self.max_waiting:
+                    raise self.refused(
                         PoolOverloaded(
                             f"pool {self.name!r}: {len(self._queue)} threads wait for the backend already, "
-                            f"max_waiting is {self._max_waiting}"
+                            f"max_waiting is {self.max_waiting}"
                         )
                     )
                 self._queue.add(me)
@@ -254,10 +280,10 @@ class Lender(Generic[ResourceT]):
             return
         error = self._outage.error()
         if deadline.expired:
-            raise self._timed_out(
+            raise self.timed_out(
                 perf_counter() - began, deadline, "connecting"
             ) from error.__cause__
-        raise self._count_refusal(error)
+        raise self.refused(error)
 
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(f"pool {self.name!r} is closed; make a new one")
@@ -282,22 +308,3 @@ class Lender(Generic[ResourceT]):
             reason,
         )
         self._events.tell(Leaked, holder=holder, reason=reason)
-
-    def _timed_out(self, waited: float, deadline: Deadline, stage: str) -> PoolKitError:
-        self.reclaim()
-        error: PoolKitError
-        if deadline.expired:
-            error = deadline.exceeded(f"pool {self.name!r}", stage=stage)
-        else:
-            error = PoolTimeout(
-                f"pool {self.name!r}: no connection within acquire_timeout ({self._acquire_timeout:g} s)",
-                stats=self.stats(),
-                holders=self.holders(),
-            )
-        self._tally.mine().timeouts += 1
-        self._events.tell(TimedOut, waited=waited, error=error)
-        return error
-
-    def _count_refusal(self, error: PoolKitError) -> PoolKitError:
-        self._tally.mine().refused += 1
-        return error

@@ -100,14 +100,16 @@ _COUNTERS = (
     "created",
     "closed",
     "leaked",
+    "batches",
+    "shared",
 )
-_HISTOGRAMS = ("wait", "use", "create")
+_HISTOGRAMS = ("wait", "use", "create", "lead")
 
 
 class Shard:
     """One thread's own counters; nobody else writes to them."""
 
-    __slots__ = (*_COUNTERS, *_HISTOGRAMS, "thread")
+    __slots__ = (*_COUNTERS, *_HISTOGRAMS, "batched", "largest_batch", "thread")
 
     leases: int
     operations: int
@@ -118,12 +120,17 @@ class Shard:
     created: int
     closed: int
     leaked: int
+    batches: int
+    shared: int
     wait: Durations
     use: Durations
     create: Durations
+    lead: Durations
 
     def __init__(self, thread: threading.Thread | None = None) -> None:
         self.thread = thread
+        self.batched = 0  # requests in batches
+        self.largest_batch = 0
         for name in _COUNTERS:
             setattr(self, name, 0)
         for name in _HISTOGRAMS:
@@ -131,6 +138,8 @@ class Shard:
 
     def absorb(self, other: Shard) -> None:
         """Add all that *other* counted."""
+        self.batched += other.batched
+        self.largest_batch = max(self.largest_batch, other.largest_batch)
         for name in _COUNTERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _HISTOGRAMS:
@@ -192,6 +201,10 @@ class PoolStats:
     Since open: ``leases`` given, ``operations`` run, ``errors`` they ended with, ``timeouts`` and
     refusals (``refused``) while acquiring, ``retries``, connections ``created`` and ``closed``, leases
     ``leaked``. Durations in seconds: ``wait`` for a connection, ``use`` of it, to ``create`` one.
+
+    Also since open: ``batches`` of requests sent together, on average of ``mean_batch`` and at most of
+    ``largest_batch`` requests; how long a thread was busy with a batch (``lead``, in seconds); and uses of a
+    connection that another thread had leased (``shared``): these count in ``wait``, but are no ``leases``.
     """
 
     name: str
@@ -209,9 +222,14 @@ class PoolStats:
     created: int
     closed: int
     leaked: int
+    batches: int
+    mean_batch: float
+    largest_batch: int
+    shared: int
     wait: Histogram
     use: Histogram
     create: Histogram
+    lead: Histogram
 
     @property
     def error_rate(self) -> float:
@@ -230,7 +248,8 @@ class PoolStats:
         """Take the snapshot of *tally* and of what the pool says of itself."""
         total = tally.total()
         # Leases that had not to wait are not entered one by one.
-        total.wait.buckets[0] += max(0, total.leases - sum(total.wait.buckets))
+        entered = sum(total.wait.buckets) - total.shared
+        total.wait.buckets[0] += max(0, total.leases - entered)
         size = max(0, total.created - total.closed)
         counters: dict[str, int] = {counter: getattr(total, counter) for counter in _COUNTERS}
         return cls(
@@ -243,5 +262,8 @@ class PoolStats:
             wait=total.wait.snapshot(),
             use=total.use.snapshot(),
             create=total.create.snapshot(),
+            lead=total.lead.snapshot(),
+            largest_batch=total.largest_batch,
+            mean_batch=total.batched / total.batches if total.batches else 0.0,
             **counters,
         )

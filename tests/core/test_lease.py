@@ -219,3 +219,20 @@ def test_a_thread_that_has_ended_is_nowhere(busy_holder):
     assert "ended" in after.now_at
     assert after.stack() == before.stack() == ""
     assert "ended" not in before.now_at  # it tells of the moment it was asked
+
+
+def test_a_lease_on_its_way_to_another_thread_is_no_orphan_though_the_first_one_has_ended():
+    book: LeaseBook[Connection] = LeaseBook()
+    connection = Connection()
+    lease = Task(lambda: Lease(connection, 0.0, sys._getframe())).result()
+    book.add(lease)
+    assert book.orphans() == [lease]
+
+    lease.passing = True
+    assert book.orphans() == []
+
+    lease.pass_to(threading.current_thread(), sys._getframe())
+    assert book.orphans() == []
+    assert not lease.passing
+    assert lease.holder().thread is threading.current_thread()
+    assert f"in {sys._getframe().f_code.co_name}" in lease.holder().call_site
