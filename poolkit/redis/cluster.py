@@ -103,7 +103,8 @@ class Cluster:
         deadline: Deadline,
     ) -> Any:
         """Send one command to the node that has its key, and return its reply."""
-        return self.use(
+        return self._route(
+            lambda node: node.command(args, traits, decode=decode, state=state, deadline=deadline),
             lambda conn: conn.command(args, traits, decode=decode),
             traits.first_key(args),
             state=state,
@@ -119,15 +120,31 @@ class Cluster:
         deadline: Deadline,
     ) -> ResultT:
         """Return ``work(connection)``, done with a connection to the node that has *key*."""
-        asking: Node | None = None  # where the slot is moving to
+        return self._route(
+            lambda node: node.use(work, state=state, deadline=deadline),
+            work,
+            key,
+            state=state,
+            deadline=deadline,
+        )
+
+    def _route(
+        self,
+        at: Callable[[Node], ResultT],
+        work: Callable[[PooledConnection], ResultT],
+        key: Argument | None,
+        *,
+        state: Try,
+        deadline: Deadline,
+    ) -> ResultT:
+        """Return ``at(node)`` of the node that has *key*; where the slot is only moving to, ``work(connection)``."""
+        asking: Node | None = None
         for _ in range(REDIRECTS):
             node = asking or self.node_for(key, deadline)
             try:
-                return node.use(
-                    work if asking is None else lambda conn: _ask(conn, work),
-                    state=state,
-                    deadline=deadline,
-                )
+                if asking is None:
+                    return at(node)
+                return node.use(lambda conn: _ask(conn, work), state=state, deadline=deadline)
             except MovedError as error:
                 self._moved(error, node)
                 asking = None

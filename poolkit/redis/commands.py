@@ -44,6 +44,8 @@ class Traits:
     """For how many seconds its arguments let it block on purpose; infinity for ever."""
     first_key: Callable[[Sequence[Argument]], Argument | None]
     """Its first key, which says which node of a cluster has it; None if it has none."""
+    combines: bool = False
+    """Whether it may share a connection with others' commands: it never blocks, and changes no connection."""
 
 
 Command = tuple[Sequence[Argument], Traits]
@@ -133,6 +135,9 @@ _TIMEOUT_LAST = _names("BLMOVE BLPOP BRPOP BRPOPLPUSH BZPOPMAX BZPOPMIN")
 _TIMEOUT_FIRST = frozenset({"BLMPOP", "BZMPOP"})
 _TIMEOUT_LAST_MS = frozenset({"WAIT", "WAITAOF"})
 
+_ALONE = _names("DEBUG FAILOVER MIGRATE SAVE SHUTDOWN")
+"""Commands that keep the server, or only the caller, busy for as long as it takes."""
+
 _MOST_KNOWN = 2000  # traits kept at most: names come from callers
 
 
@@ -200,7 +205,8 @@ def _describe(name: str) -> Traits:
         first_key = lambda args: _word(args, at)  # noqa: E731
     # "SELECT 3" in one word is sent as two.
     session = _SESSION.get(name) or _SESSION.get(command, Session.KEEPS)
-    return Traits(name, repeatable, session, blocks, first_key)
+    combines = blocks is _not_at_all and session is Session.KEEPS and command not in _ALONE
+    return Traits(name, repeatable, session, blocks, first_key, combines)
 
 
 def _always(args: Sequence[Argument]) -> bool:  # noqa: ARG001

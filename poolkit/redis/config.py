@@ -58,8 +58,9 @@ class RedisConfig(PoolConfig):
         what ``CLIENT LIST`` shows.
     ``maintenance_notifications``
         ask a server that can announce its maintenance to do so.
-    ``combine``
-        reserved: send single commands of many threads together. Has no effect yet.
+    ``combine``, ``lanes``
+        send single commands of many threads together, over at most so many connections (to each node of a
+        cluster) as long as answers are quick; see :doc:`/combining`. Needs hiredis.
     """
 
     url: str = field(default="", repr=False)
@@ -88,6 +89,7 @@ class RedisConfig(PoolConfig):
     client_name: str = ""
     maintenance_notifications: bool = False
     combine: bool = True
+    lanes: int = 2
 
     servers: tuple[Server, ...] = field(init=False, repr=False, compare=False)
     """The server, the nodes or the sentinels, parsed."""
@@ -114,6 +116,7 @@ class RedisConfig(PoolConfig):
         checks.flag("maintenance_notifications", self.maintenance_notifications)
         if not _is_plain_word(checks.text("client_name", self.client_name)):
             raise ConfigError("client_name must have no spaces and no special characters")
+        checks.count("lanes", self.lanes, at_least=1)
         if self.max_retries is not None:
             checks.count("max_retries", self.max_retries)
         self._set_tls()

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.connection import AbstractConnection
 from redis.exceptions import ExecAbortError, MovedError, ReadOnlyError
 from redis.utils import HIREDIS_AVAILABLE, SENTINEL
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 pack_fast: Callable[[tuple[Any, ...]], bytes] | None = None
 if HIREDIS_AVAILABLE:
     from hiredis import pack_command as pack_fast
+
+_PLAIN = {str, bytes, int, float, bool, list, dict, set, type(None)}
+"""Kinds of replies that are neither errors nor announcements."""
 
 _NOT_GIVEN: Any = SENTINEL
 
@@ -65,6 +69,9 @@ class PooledConnection(AbstractConnection):
 
     wants_master = False
     """Whether to refuse a server that says it is a replica, while connecting."""
+
+    posted = 0
+    """Bytes of what was posted last that the kernel took."""
 
     _wire: Wire
     _sock: Any
@@ -162,9 +169,14 @@ class PooledConnection(AbstractConnection):
         *,
         decode: bool = True,
         until: Deadline = NEVER,
+        silence: Callable[[], None] | None = None,
     ) -> Any:
-        """Send one command and return its reply, *until* then at the latest."""
+        """Send one command and return its reply, *until* then at the latest.
+
+        *silence* is called if nothing has come within :data:`~poolkit.core.combining.SILENCE`.
+        """
         self.send(args, traits, until)
+        self._wire.silence = silence
         return self.read_response(disable_decoding=not decode)
 
     def batch(self, commands: Sequence[Command]) -> list[Any]:
@@ -263,6 +275,68 @@ class PooledConnection(AbstractConnection):
         lease = self.lease
         if lease is not None:
             lease.user = threading.current_thread()
+
+    # -- carry the commands of many threads: see lanes.py ------------------------------------------------
+
+    def post(self, packed: bytes, count: int) -> None:
+        """Send *count* commands, packed; ``posted`` is how many bytes of them the kernel took."""
+        self.posted = 0
+        if self._sock is None:
+            self._check_usable()
+            raise redis.ConnectionError("the connection was lost")
+        self._owed += count
+        self._wire.silence = None
+        self._wire.until = monotonic() + self.command_timeout
+        try:
+            self._wire.sendall(packed)
+        except OSError as error:
+            self.disconnect()
+            raise redis.ConnectionError(str(error)) from error
+        finally:
+            self.posted = self._wire.sent
+
+    def collect(self, decode: list[bool], until: float) -> list[Any]:
+        """Return the replies that are there, and take as many from the end of *decode*, which says how to read them.
+
+        Waits *until* then for the first; returns none if it did not come.
+        """
+        if self._sock is None:
+            raise redis.ConnectionError("the connection was lost")
+        replies: list[Any] = []
+        self._wire.until = until
+        parser = self._parser
+        gets = parser._reader.gets
+        try:
+            while decode:
+                reply = gets(decode[-1])
+                if type(reply) not in _PLAIN:
+                    if reply is NOT_ENOUGH_DATA:
+                        if replies:
+                            break
+                        parser.read_from_socket()
+                        continue
+                    if type(reply) is redis.ConnectionError:
+                        raise reply
+                    if isinstance(reply, parser._hiredis_PushNotificationType or ()):
+                        parser.handle_push_response(reply)
+                        continue
+                decode.pop()
+                replies.append(reply)
+        except (redis.TimeoutError, TimeoutError):
+            pass
+        except redis.ConnectionError:
+            self.disconnect()
+            if not replies:  # else what has come is handed out first
+                raise
+        finally:
+            self._owed -= len(replies)
+        return replies
+
+    @property
+    def where(self) -> str:
+        """The server's address, for messages."""
+        told: str = self._host_error()
+        return told
 
     # -- what a server announces of its maintenance -----------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import redis
 from redis.exceptions import AskError, MovedError
 
+from ..core.combining import Combiner
 from ..core.deadline import Deadline
 from ..core.errors import BackendUnavailable, PoolClosed, PoolKitError
 from ..core.events import Connected, Events, Failed, Removed
@@ -27,6 +28,7 @@ from .config import RedisConfig
 from .connection import PooledConnection
 from .dial import make_connection
 from .failures import classify
+from .lanes import Asked, RedisFlight
 from .shelf import Shelf
 
 logger = logging.getLogger("poolkit.redis")
@@ -76,6 +78,14 @@ class Node:
             events=events,
             waits_out=config.offline_queue,
         )
+        self._combiner: Combiner[PooledConnection, Asked, Any] | None = None
+        if config.combine:
+            self._combiner = Combiner(
+                self.lender,
+                lanes=min(config.lanes, config.max_size),
+                launch=RedisFlight,
+                tally=tally,
+            )
         self._shelf = Shelf(idle_timeout=config.idle_timeout, tally=tally, events=events)
         self._lock = threading.RLock()  # a collection in here may come back
         # Guarded by _lock:
@@ -110,15 +120,17 @@ class Node:
         deadline: Deadline,
     ) -> Any:
         """Send one command on a connection of this node, and return its reply."""
-        lease, conn = self.lender.lend(deadline)
+        if self._combiner is None or not traits.combines:
+            return self.use(
+                lambda conn: conn.command(args, traits, decode=decode),
+                state=state,
+                deadline=deadline,
+            )
         try:
-            state.phase = Phase.RUNNING
-            return conn.command(args, traits, decode=decode)
+            return self._combiner.ask(Asked(args, traits, decode), state, deadline)
         except redis.RedisError as error:
             self.heed(error)
             raise
-        finally:
-            self.lender.take_back(lease, conn)
 
     def use(
         self, work: Callable[[PooledConnection], ResultT], *, state: Try, deadline: Deadline

@@ -15,7 +15,7 @@ from ..core.errors import ConfigError
 from ..core.pool import Pool
 from .blocks import Borrowed
 from .client import HeldClient, make_client, make_held_client
-from .commands import Argument, Session, traits_of
+from .commands import Argument, Command, Session, traits_of
 from .config import RedisConfig
 from .running import Running
 
@@ -192,8 +192,7 @@ class RedisPool(Pool[RedisConfig, Running]):
                 raise ConfigError(
                     f"command {number} of the pipeline must be a tuple of words, not {checks.kind(words)}"
                 )
-            plain = _checked(words)
-            listed.append((plain, traits_of(plain)))
+            listed.append(_checked(words))
         if not listed:
             return []
         running = self._lifecycle.running or self._lifecycle.open()
@@ -245,9 +244,9 @@ class RedisPool(Pool[RedisConfig, Running]):
     def _run(
         self, words: Sequence[Argument], *, idempotent: bool = False, decode: bool = True
     ) -> Any:
-        words = _checked(words)
+        words, traits = _checked(words)
         running = self._lifecycle.running or self._lifecycle.open()
-        return running.command(words, decode=decode, idempotent=idempotent)
+        return running.command(words, traits, decode=decode, idempotent=idempotent)
 
     def _each(self, command: str, keys: Sequence[Key]) -> int:
         """Return the sum of what *command* counts for *keys*."""
@@ -259,26 +258,34 @@ class RedisPool(Pool[RedisConfig, Running]):
         return count
 
 
-def _checked(words: Sequence[Argument]) -> Sequence[Argument]:
-    """Return *words* if they can be sent as one command by itself."""
+def _checked(words: Sequence[Argument]) -> Command:
+    """Return *words*, and what is known of them, if they can be sent as one command by itself."""
     if not words or not isinstance(words[0], (str, bytes)) or not words[0]:
         raise ConfigError("a command begins with its name, as in ('GET', 'key')")
-    for position, word in enumerate(words):
+    for word in words:
         kind = type(word)
-        if kind is str:
-            if len(word) * 4 > LARGEST and len(word.encode()) > LARGEST:  # type: ignore[union-attr,arg-type]
-                raise _too_large(words, position)
-        elif kind is bytes:
-            if len(word) > LARGEST:  # type: ignore[arg-type]
-                raise _too_large(words, position)
+        if kind is str or kind is bytes:
+            if len(word) * 4 > LARGEST:  # type: ignore[arg-type]  # UTF-8 has up to four bytes a character
+                _check_length(words)
         elif kind is not int and kind is not float:
             return _checked([_plain(word, words, at) for at, word in enumerate(words)])
-    if traits_of(words).session is not Session.KEEPS:
+    traits = traits_of(words)
+    if traits.session is not Session.KEEPS:
         raise ConfigError(
-            f"{traits_of(words).name} changes the connection it is sent on: use one of your own, "
+            f"{traits.name} changes the connection it is sent on: use one of your own, "
             "with pool.connection() as r: …"
         )
-    return words
+    return words, traits
+
+
+def _check_length(words: Sequence[Argument]) -> None:
+    """Raise if one of *words* is longer than Redis takes."""
+    for position, word in enumerate(words):
+        raw = word.encode() if isinstance(word, str) else word
+        if isinstance(raw, bytes) and len(raw) > LARGEST:
+            raise ConfigError(
+                f"word {position} of {traits_of(words).name} is longer than the 512 MiB that Redis takes"
+            )
 
 
 def _plain(word: Any, words: Sequence[Argument], position: int) -> Argument:
@@ -304,12 +311,6 @@ def _numbered(error: redis.RedisError, number: int, name: str) -> redis.RedisErr
     # MovedError and AskError can be made only of what a server said.
     kind = redis.ResponseError if isinstance(error, redis.exceptions.AskError) else type(error)
     return kind(f"command {number} of the pipeline, {name}: {error}")
-
-
-def _too_large(words: Sequence[Argument], position: int) -> ConfigError:
-    return ConfigError(
-        f"word {position} of {traits_of(words).name} is longer than the 512 MiB that Redis takes"
-    )
 
 
 def _milliseconds(ttl: Ttl) -> int:

@@ -17,7 +17,7 @@ from ..core.lease import Holder
 from ..core.retry import Again, Phase, Retrier, Try
 from ..core.stats import PoolStats, Tally
 from .cluster import Cluster
-from .commands import Argument, Command, traits_of
+from .commands import Argument, Command, Traits, traits_of
 from .config import RedisConfig
 from .connection import PooledConnection
 from .failures import classify, classify_alone, part_has_run
@@ -56,10 +56,14 @@ class Running:
     # -- use -----------------------------------------------------------------------------------------
 
     def command(
-        self, args: Sequence[Argument], *, decode: bool = True, idempotent: bool = False
+        self,
+        args: Sequence[Argument],
+        traits: Traits,
+        *,
+        decode: bool = True,
+        idempotent: bool = False,
     ) -> Any:
         """Return the reply to one command, sent again where that is safe."""
-        traits = traits_of(args)
         deadline = ambient()
         topology = self.topology
 
@@ -85,7 +89,7 @@ class Running:
         for at, reply in enumerate(replies):
             if self._was_not_run(reply):
                 try:
-                    replies[at] = self.command(commands[at][0], idempotent=idempotent)
+                    replies[at] = self.command(*commands[at], idempotent=idempotent)
                 except redis.ResponseError as error:
                     replies[at] = error
                     if self._was_not_run(error):

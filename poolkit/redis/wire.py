@@ -9,8 +9,11 @@ import math
 import select
 import socket
 import struct
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
+
+from ..core.combining import SILENCE
 
 LONGEST = 3600.0
 """Seconds of one wait in the kernel; longer ones are several."""
@@ -24,6 +27,9 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self.until = math.inf
+        self.sent = 0
+        self.silence: Callable[[], None] | None = None
+        """Called, once, if nothing has come for :data:`~poolkit.core.combining.SILENCE` seconds."""
         self._sock = sock
         self._prepare()
 
@@ -37,12 +43,13 @@ class Wire:
             self.until = min(self.until, monotonic() + max(seconds, 0.001))
 
     def sendall(self, data: Any) -> None:
-        """Send all of *data*, or raise :class:`TimeoutError`."""
-        sent = self._send(data)
-        if sent < len(data):
-            rest = memoryview(data)[sent:]
-            while rest:
-                rest = rest[self._send(rest) :]
+        """Send all of *data*, or raise :class:`TimeoutError`; ``sent`` bytes of it were taken then."""
+        self.sent = 0
+        self.sent = self._send(data)
+        if self.sent < len(data):
+            whole = memoryview(data)
+            while self.sent < len(data):
+                self.sent += self._send(whole[self.sent :])
 
     def recv_into(self, buffer: Any) -> int:
         """Receive some bytes, or raise :class:`TimeoutError`."""
@@ -69,7 +76,12 @@ class Wire:
         left = self.until - monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
-        return min(left, LONGEST)
+        return min(left, LONGEST if self.silence is None else SILENCE)
+
+    def _was_silent(self) -> None:
+        silence, self.silence = self.silence, None
+        if silence is not None:
+            silence()
 
 
 class PlainWire(Wire):
@@ -101,7 +113,7 @@ class PlainWire(Wire):
             try:
                 return call(data)
             except BlockingIOError:
-                pass  # the kernel's time is up; ours perhaps not
+                self._was_silent()  # the kernel's time is up; ours perhaps not
 
     def _tell(self, seconds: float) -> None:
         value = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1_000_000)))
@@ -125,4 +137,4 @@ class TlsWire(Wire):
             try:
                 return call(data)
             except TimeoutError:
-                pass  # perhaps only the longest of a single wait
+                self._was_silent()  # perhaps that was only the longest of a single wait
