@@ -40,8 +40,9 @@ class PostgresConfig(PoolConfig):
         reserved: from which on a lease counts as a leak in reports. Has no effect yet.
     ``retry``
         how to try again what is safe to try again.
-    ``combine``
-        reserved: send single statements of many threads together. Has no effect yet.
+    ``combine``, ``lanes``
+        send single statements of many threads together, over at most so many connections as long as answers
+        are quick; see :doc:`/combining`. Not with ``pgbouncer``.
     ``pgbouncer``
         the server is PgBouncer in transaction mode: no prepared statements, no startup options.
     ``listeners``
@@ -53,6 +54,7 @@ class PostgresConfig(PoolConfig):
     statement_timeout: float = 10.0
     slow_query: float = 1.0
     combine: bool = True
+    lanes: int = 4
     pgbouncer: bool = False
 
     address: Address = field(init=False, repr=False, compare=False)
@@ -67,6 +69,7 @@ class PostgresConfig(PoolConfig):
         checks.seconds("statement_timeout", self.statement_timeout)
         checks.seconds("slow_query", self.slow_query, forever=True)
         checks.flag("combine", self.combine)
+        checks.count("lanes", self.lanes, at_least=1)
         checks.flag("pgbouncer", self.pgbouncer)
 
     def __repr__(self) -> str:

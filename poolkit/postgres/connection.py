@@ -17,11 +17,13 @@ from psycopg._capabilities import capabilities
 from psycopg._preparing import PrepareManager
 from psycopg.rows import RowFactory, tuple_row
 
+from ..core.combining import SILENCE
 from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown
 from ..core.lease import Lease
 from ..core.retry import Phase
 from .cursors import PooledCursor, PooledServerCursor
+from .failures import is_stale
 from .statements import changes_session, takes_effect_in_parts
 
 if TYPE_CHECKING:
@@ -75,6 +77,9 @@ class PooledConnection(psycopg.Connection[Any]):
 
     patience = inf
     """Seconds to wait for one answer where no deadline is in force."""
+
+    silence: Callable[[], None] | None = None
+    """Called, once, if the server has not answered for a while."""
 
     _watched = False
     _cleaning = NEVER
@@ -153,10 +158,18 @@ class PooledConnection(psycopg.Connection[Any]):
             left = deadline.remaining()
             if left <= 0:
                 gen.close()
-                raise deadline.exceeded(f"pool {self.generation.name!r}", stage="running")
+                raise deadline.exceeded(self.label, stage="running")
             bound = min(left, self.patience)
         if timeout is not None and timeout <= bound:
             return super().wait(gen, interval, timeout)
+        silence = self.silence
+        if silence is not None and bound > SILENCE:
+            try:
+                return super().wait(gen, interval, SILENCE)
+            except errors._WaitTimeout:
+                self.silence = None
+                silence()
+                bound -= SILENCE
         try:
             return super().wait(gen, interval, bound if bound != inf else None)
         except errors._WaitTimeout:
@@ -172,14 +185,23 @@ class PooledConnection(psycopg.Connection[Any]):
         A cursor used again saves a fifth of a short statement's time.
         """
         if row_factory is not None:
-            return PooledCursor(self, row_factory=row_factory).execute(text, params)
+            return self._execute(PooledCursor(self, row_factory=row_factory), text, params)
         cursor = self._spare
         if cursor is None:
             cursor = self._spare = PooledCursor(self)
-        cursor.execute(text, params)
+        self._execute(cursor, text, params)
         if cursor.rowcount > KEPT_ROWS:
             self._spare = None
         return cursor
+
+    def _execute(self, cursor: psycopg.Cursor[Any], text: Any, params: Any) -> psycopg.Cursor[Any]:
+        try:
+            return cursor.execute(text, params)
+        except psycopg.Error as error:
+            if not is_stale(error):
+                raise
+            self._prepared.clear()  # the tables have changed; it was not run
+            return cursor.execute(text, params)
 
     def expose(self) -> None:
         """Get ready for the caller's own code."""
@@ -293,6 +315,48 @@ class PooledConnection(psycopg.Connection[Any]):
             # Only that of our own thread: libpq may be amid a call of another one, that will never return.
             self.pgconn.finish()
 
+    def tidy(self) -> bool:
+        """Drop the prepared statements that are not needed any more; return whether all is in order."""
+        if not self._prepared._to_flush:
+            return True
+        self._cleaning = _grace()
+        try:
+            with self.lock:
+                self.wait(self._prepared.maintain_gen(self))
+        except (psycopg.Error, DeadlineExceeded):
+            self.retire()
+            return False
+        finally:
+            self._cleaning = NEVER
+        return True
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return f"pool {self.generation.name!r}"
+
+    def cancel_now(self, until: Deadline) -> bool:
+        """Ask the server to stop; True if it took the request before *until*. Goes on in the background."""
+        if not capabilities.has_cancel_safe():
+            # Before libpq 17 nobody can tell when it has arrived; the connection is given up, so that it
+            # never hits the next borrower's statement.
+            self._cancel_in_background()
+            return False
+        gen = self._cancel_gen()
+        try:
+            waiting.wait_conn(gen, interval=_INTERVAL, timeout=until.remaining())
+        except errors._WaitTimeout:
+            self._in_background(
+                lambda: waiting.wait_conn(gen, interval=_INTERVAL, timeout=CANCEL_TIMEOUT)
+            )
+            return False
+        except psycopg.Error as error:
+            logger.warning(
+                "pool %r: a statement could not be cancelled: %s", self.generation.name, error
+            )
+            return False
+        return True
+
     # -- private -----------------------------------------------------------------------------------
 
     def _set_back(self) -> None:
@@ -332,11 +396,11 @@ class PooledConnection(psycopg.Connection[Any]):
             except errors._WaitTimeout:
                 if left <= more:
                     raise
-                raise deadline.exceeded(f"pool {self.generation.name!r}", stage="running") from None
+                raise deadline.exceeded(self.label, stage="running") from None
         late = deadline if deadline.expired else Deadline.after(0.0)
         until = Deadline.after(CANCEL_GRACE)
         confirmed = False
-        if self._cancel(until):
+        if self.cancel_now(until):
             try:
                 # If the answer comes now, it was on its way: better than none.
                 return super().wait(gen, _INTERVAL, max(0.0, until.remaining()))
@@ -344,7 +408,7 @@ class PooledConnection(psycopg.Connection[Any]):
                 confirmed = True
             except errors._WaitTimeout:
                 pass
-        what = f"pool {self.generation.name!r}"
+        what = self.label
         if deadline.expired:
             message = str(late.exceeded(what, stage="running"))
         else:
@@ -359,28 +423,6 @@ class PooledConnection(psycopg.Connection[Any]):
                 stage="running",
             )
         raise DeadlineExceeded(message, stage="running")
-
-    def _cancel(self, until: Deadline) -> bool:
-        """Ask the server to stop; True if it took the request before *until*. Goes on in the background."""
-        if not capabilities.has_cancel_safe():
-            # Before libpq 17 nobody can tell when it has arrived; the connection is given up, so that it
-            # never hits the next borrower's statement.
-            self._cancel_in_background()
-            return False
-        gen = self._cancel_gen()
-        try:
-            waiting.wait_conn(gen, interval=_INTERVAL, timeout=until.remaining())
-        except errors._WaitTimeout:
-            self._in_background(
-                lambda: waiting.wait_conn(gen, interval=_INTERVAL, timeout=CANCEL_TIMEOUT)
-            )
-            return False
-        except psycopg.Error as error:
-            logger.warning(
-                "pool %r: a statement could not be cancelled: %s", self.generation.name, error
-            )
-            return False
-        return True
 
     def _cancel_in_background(self) -> None:
         if capabilities.has_cancel_safe():

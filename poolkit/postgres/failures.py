@@ -32,12 +32,18 @@ _CONNECTION_LOST = {
 _TOO_MANY = {"53300"}  # too_many_connections
 
 
+class NotRun(psycopg.OperationalError):
+    """The connection was lost before the server came to the statement."""
+
+
 def classify(error: BaseException, phase: Phase) -> Verdict:
     """Say what *error* means for an operation that had come to *phase*."""
     if isinstance(error, PoolKitError):
         return _classify_own(error, phase)
     if not isinstance(error, psycopg.Error):
         return OWN
+    if isinstance(error, NotRun):
+        return _NOT_RUN
     if phase is Phase.CONNECTING:
         return _classify_connecting(error)
     state = error.sqlstate
@@ -46,6 +52,13 @@ def classify(error: BaseException, phase: Phase) -> Verdict:
     if state in _CONNECTION_LOST or (state is None and is_loss(error)):
         return _NOT_RUN if phase is Phase.IN_TRANSACTION else _LOST_UNKNOWN
     return OWN
+
+
+def is_stale(error: psycopg.Error) -> bool:
+    """Whether *error* says that a prepared statement can't be used any more, so that nothing was run."""
+    if isinstance(error, psycopg.errors.InvalidSqlStatementName):
+        return True
+    return isinstance(error, psycopg.errors.FeatureNotSupported) and "cached plan" in str(error)
 
 
 def is_loss(error: psycopg.Error) -> bool:

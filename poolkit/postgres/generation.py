@@ -73,6 +73,8 @@ class Generation:
         self.prepare_threshold = None if config.pgbouncer else PREPARE_THRESHOLD
         self.patience = config.patience
         self.failure: BaseException | None = None
+        self.speaks_utf8 = False
+        """Whether its connections exchange text as UTF-8; False until there is one."""
         self._config = config
         self._min_size = sizes[0]
         self._book = book
@@ -316,6 +318,7 @@ class Generation:
             self._connect_failed(error)
             raise
         seconds = perf_counter() - began
+        self.speaks_utf8 = conn.info.encoding == "utf-8"
         conn.generation = self
         conn.patience = self.patience
         conn.last_used = monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
@@ -16,11 +15,12 @@ from ..core.config import config_from
 from ..core.deadline import ambient
 from ..core.errors import ConfigError
 from ..core.pool import Pool
-from ..core.retry import Phase, Try
+from ..core.retry import Try
 from .blocks import Borrowed, InTransaction
 from .config import PostgresConfig, check_sizes
 from .running import Running
-from .statements import shorten, takes_effect_in_parts
+from .statement import COUNT, FIRST_ROW, ROWS, Statement, Wanted
+from .statements import shorten
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -83,7 +83,8 @@ class PostgresPool(Pool[PostgresConfig, Running]):
         *params* are bound, never formatted into *text*. *idempotent* says that the statement may be sent
         again when its answer was lost; else that raises :class:`~poolkit.OutcomeUnknown`.
         """
-        return self._statement(text, params, _all_rows, row_factory, idempotent)
+        rows: list[Any] = self._statement(text, params, ROWS, row_factory, idempotent)
+        return rows
 
     @overload
     def query_one(
@@ -109,20 +110,21 @@ class PostgresPool(Pool[PostgresConfig, Running]):
         idempotent: bool = False,
     ) -> Any:
         """Run one statement like :meth:`query`, and return its first row, or None if there is none."""
-        return self._statement(text, params, _first_row, row_factory, idempotent)
+        return self._statement(text, params, FIRST_ROW, row_factory, idempotent)
 
     def execute(
         self, text: Query, params: Params | None = None, *, idempotent: bool = False
     ) -> int:
         """Run one statement, committed by itself, and return how many rows it touched. One round trip."""
-        return self._statement(text, params, _row_count, None, idempotent)
+        count: int = self._statement(text, params, COUNT, None, idempotent)
+        return count
 
     def executemany(self, text: Query, params_seq: Iterable[Params]) -> int:
         """Run a statement once for each of *params_seq*, all or none; return how many rows were touched."""
         with self.transaction() as conn:
             cursor = conn.cursor()
             cursor.executemany(text, params_seq)
-        return _row_count(cursor)
+        return max(0, cursor.rowcount)
 
     @overload
     def stream(
@@ -245,27 +247,22 @@ class PostgresPool(Pool[PostgresConfig, Running]):
         self,
         text: Query,
         params: Params | None,
-        fetch: Callable[[psycopg.Cursor[Any]], ResultT],
+        wanted: Wanted,
         row_factory: RowFactory[Any] | None,
         idempotent: bool,
-    ) -> ResultT:
+    ) -> Any:
         running = self._lifecycle.running or self._lifecycle.open()
-        lender = running.lender
         limit = ambient()
 
-        def attempt(state: Try) -> ResultT:
-            lease, conn = lender.lend(limit)
-            try:
-                state.phase = Phase.IN_PARTS if takes_effect_in_parts(text) else Phase.RUNNING
-                began = perf_counter()
-                cursor = conn.statement(text, params, row_factory)
-                seconds = perf_counter() - began
-                result = fetch(cursor)
-            finally:
-                lender.take_back(lease, conn)
-            if seconds >= running.slow_query:
+        def attempt(state: Try) -> Any:
+            statement = Statement(text, params, wanted, row_factory)
+            result = running.run(statement, state, limit)
+            if statement.seconds >= running.slow_query:
                 logger.warning(
-                    "pool %r: slow statement, %.3f s: %s", self.name, seconds, shorten(text)
+                    "pool %r: slow statement, %.3f s: %s",
+                    self.name,
+                    statement.seconds,
+                    shorten(text),
                 )
             return result
 
@@ -276,15 +273,3 @@ def _isolation(level: IsolationLevel | None) -> IsolationLevel | None:
     if level is not None and not isinstance(level, IsolationLevel):
         raise ConfigError(f"isolation must be a psycopg.IsolationLevel, not {checks.kind(level)}")
     return level
-
-
-def _all_rows(cursor: psycopg.Cursor[Any]) -> list[Any]:
-    return cursor.fetchall() if cursor.rownumber is not None else []
-
-
-def _first_row(cursor: psycopg.Cursor[Any]) -> Any:
-    return cursor.fetchone() if cursor.rownumber is not None else None
-
-
-def _row_count(cursor: psycopg.Cursor[Any]) -> int:
-    return max(0, cursor.rowcount)

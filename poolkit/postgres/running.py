@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from ..core.combining import Combiner
 from ..core.deadline import Deadline
 from ..core.events import Closed, Events, Opened
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder, LeaseBook
 from ..core.lending import Lender
-from ..core.retry import Retrier
+from ..core.retry import Phase, Retrier, Try
 from ..core.stats import PoolStats, Tally
 from .config import PostgresConfig
 from .connection import PooledConnection
 from .failures import classify
+from .lanes import PostgresFlight
+from .statement import Answer, Statement
+from .statements import combines, takes_effect_in_parts
 from .supply import Supply
 
 logger = logging.getLogger("poolkit.postgres")
@@ -44,6 +49,14 @@ class Running:
             events=self.events,
         )
         self.supply.turn_away = self.lender.turn_away
+        self._combiner: Combiner[PooledConnection, Statement, Answer] | None = None
+        if config.combine and not config.pgbouncer:
+            self._combiner = Combiner(
+                self.lender,
+                lanes=min(config.lanes, config.max_size),
+                launch=PostgresFlight,
+                tally=self.tally,
+            )
         self.retrier = Retrier(
             config.retry,
             classify=classify,
@@ -54,6 +67,24 @@ class Running:
         self.supply.open()
         self._sweeper: Timer = housekeeper().every(SWEEP, self.sweep)
         self._held = 0
+
+    def run(self, statement: Statement, state: Try, deadline: Deadline) -> Any:
+        """Run one statement, together with those of other threads if that helps, and return what is wanted of it."""
+        combiner, text = self._combiner, statement.text
+        if (
+            combiner is not None
+            and type(text) is str
+            and combines(text)
+            and self.supply.speaks_utf8
+        ):
+            found = combiner.ask(statement, state, deadline)
+            return statement.value(found) if type(found) is Answer else found
+        lease, conn = self.lender.lend(deadline)
+        try:
+            state.phase = Phase.IN_PARTS if takes_effect_in_parts(text) else Phase.RUNNING
+            return statement.alone(conn)
+        finally:
+            self.lender.take_back(lease, conn)
 
     def stats(self) -> PoolStats:
         """Return the pool's state and counters."""

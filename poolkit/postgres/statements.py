@@ -19,6 +19,9 @@ _HARMLESS_START = re.compile(
         create|alter|drop|checkpoint|cluster)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
+_COMBINES = re.compile(
+    r"\s*\(*\s*(?:select|insert|update|delete|merge|with|values|table)\b", re.IGNORECASE
+)
 _HARMFUL_ANYWHERE = re.compile(
     r"""set_config|pg_settings|advisory|\btemp(?:orary)?\b|;\s*\S|\bpg_temp\b|\bdblink|\blo_(?:open|creat)""",
     re.IGNORECASE | re.VERBOSE,
@@ -44,6 +47,17 @@ def takes_effect_in_parts(query: object) -> bool:
         return _text_takes_effect_in_parts(query)
     return isinstance(query, bytes) and _text_takes_effect_in_parts(
         query.decode("utf-8", "replace")
+    )
+
+
+@lru_cache(maxsize=2048)
+def combines(text: str) -> bool:
+    """Whether *text* is a single statement that may share a connection with others'."""
+    body = text[_COMMENTS.match(text).end() :]  # type: ignore[union-attr]
+    return (
+        _COMBINES.match(body) is not None
+        and not _text_changes_session(text)
+        and not _text_takes_effect_in_parts(text)
     )
 
 

@@ -62,6 +62,11 @@ class Supply:
         """Begin to connect, in the background."""
         self._current.open()
 
+    @property
+    def speaks_utf8(self) -> bool:
+        """Whether the connections are known to exchange text as UTF-8."""
+        return self._current.speaks_utf8
+
     def take(self, deadline: Deadline, patience: float) -> PooledConnection:
         """Return a live connection; see :class:`poolkit.core.lending.Store`."""
         while True:
