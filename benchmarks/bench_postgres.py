@@ -1,4 +1,4 @@
-"""One key lookup a request, T threads on 20 connections: PostgresPool beside what people use today."""
+"""One statement a request, T threads on 20 connections: PostgresPool beside what people use today."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ import psycopg_pool
 from benchmarks import answers, memory
 from benchmarks.answers import Answer
 from benchmarks.asks import Ask, Asks, asking, spread
-from benchmarks.crew import Contender, Turn
+from benchmarks.crew import ASIDE, Contender, Turn
 from benchmarks.harness import Plan, Race
 from benchmarks.progress import Watcher
-from benchmarks.targets import COST, SLOWEST_SHARE, Target
+from benchmarks.targets import COST, LONGEST, P99, SLOWEST_SHARE, Target
 
-QUESTIONS = ("throughput_by_threads", "fairness", "empty_block", "memory")
+QUESTIONS = (
+    "throughput_by_threads",
+    "fairness",
+    "slow_neighbours",
+    "result_sets",
+    "empty_block",
+    "memory",
+)
 PACKAGES = ("psycopg", "psycopg-binary", "psycopg-pool", "SQLAlchemy", "psycopg2-binary")
 
 SIZE = 20
@@ -31,20 +38,64 @@ ROWS = 10_000
 WAIT = 30.0
 MAX_CONNECTIONS = 700  # 500 threads without a pool take one each
 SQL = "select v from kv where k = %s"
+SLOW_SQL = "select pg_sleep(0.1)"
+SLOW_EVERY = 100  # turns of a thread
+ROWS_SQL = (
+    "select k, v, k + 1, v || 'a', k + 2, v || 'b', k + 3, v || 'c', k + 4, v || 'd' "
+    "from kv where k between %s and %s order by k"
+)
+ROWS_EACH = 100
 THREADS = (1, 8, 50, 500)
+FEW = 4  # connections
 
 QUERY = "PostgresPool query"
-LEASE = "PostgresPool lease per statement"
+QUERY_FEW = f"PostgresPool query, {FEW} connections"
+LEASE = "PostgresPool combine=False"
 BLOCK = "PostgresPool connection"
 DEFAULT = "psycopg_pool default block"
 AUTOCOMMIT = "psycopg_pool autocommit"
 GETCONN = "psycopg_pool getconn + putconn"
 
+FEW_NAME = f"query, {FEW} connections"
+
 TARGETS = (
     Target(name="query", contender=QUERY, peer=DEFAULT, threads=1, at_least=2.0),
     Target(name="query", contender=QUERY, peer=AUTOCOMMIT, threads=1, at_least=1.0),
+    Target(name="query", contender=QUERY, peer=LEASE, threads=1, at_least=0.97),
+    Target(name="query", contender=QUERY, peer=DEFAULT, threads=50, at_least=4.0),
+    Target(name="query", contender=QUERY, peer=AUTOCOMMIT, threads=50, at_least=3.0),
+    Target(name=FEW_NAME, contender=QUERY_FEW, peer=DEFAULT, threads=500, at_least=6.0),
+    Target(name=FEW_NAME, contender=QUERY_FEW, peer=AUTOCOMMIT, threads=500, at_least=3.0),
+    Target(
+        name=f"{FEW_NAME}, p99",
+        contender=QUERY_FEW,
+        peer=DEFAULT,
+        measure=P99,
+        threads=500,
+        at_most=0.25,
+    ),
+    Target(
+        name=f"{FEW_NAME}, longest turn",
+        contender=QUERY_FEW,
+        measure=LONGEST,
+        threads=500,
+        at_most=100.0,
+    ),
     Target(name="lease per statement", contender=LEASE, peer=AUTOCOMMIT, threads=50, at_least=2.5),
     Target(name="lease per statement", contender=LEASE, peer=AUTOCOMMIT, threads=500, at_least=1.2),
+)
+SLOW_TARGETS = (
+    Target(
+        name="p99 of reads among 1 % statements of 100 ms",
+        contender=QUERY,
+        peer=LEASE,
+        measure=P99,
+        threads=50,
+        at_most=2.0,
+    ),
+)
+RESULT_SET_TARGETS = (
+    Target(name="100 rows of 10 columns", contender=QUERY, peer=LEASE, threads=50, at_least=1.0),
 )
 FAIRNESS_TARGETS = tuple(
     Target(
@@ -52,9 +103,9 @@ FAIRNESS_TARGETS = tuple(
         contender=contender,
         measure=SLOWEST_SHARE,
         threads=threads,
-        at_least=1 / 3,
+        at_least=at_least,
     )
-    for contender in (QUERY, LEASE, BLOCK)
+    for contender, at_least in ((QUERY, 1 / 2), (LEASE, 1 / 3), (BLOCK, 1 / 3))
     for threads in (50, 500)
 )
 EMPTY_TARGETS = (
@@ -73,12 +124,18 @@ MEMORY_AT_MOST_MB = 5.0
 
 EXPECTED = [(key, [(f"v{key}",)]) for key in random.Random(2).sample(range(1, ROWS + 1), ROWS)]
 
+ROW_SETS = [(key, ROWS_EACH) for key, _ in EXPECTED if key <= ROWS - ROWS_EACH]
+
 
 def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[Answer]:
     """Start a server, race, and answer the wanted questions."""
     with _server() as conninfo:
         if {"throughput_by_threads", "fairness"} & set(wanted):
             yield from _lookups_answered(conninfo, plan, wanted, watcher)
+        if "slow_neighbours" in wanted:
+            yield _slow_neighbours_answered(conninfo, plan, watcher)
+        if "result_sets" in wanted:
+            yield _result_sets_answered(conninfo, plan, watcher)
         if "empty_block" in wanted:
             yield _empty_block_answered(conninfo, plan, watcher)
         if "memory" in wanted:
@@ -97,6 +154,35 @@ def _lookups_answered(
     if "fairness" in wanted:
         question = "Postgres: for each turn of the median thread, how many had the slowest thread?"
         yield answers.fairness("postgres.fairness", question, results, (50, 500), FAIRNESS_TARGETS)
+
+
+def _slow_neighbours_answered(conninfo: str, plan: Plan, watcher: Watcher) -> Answer:
+    name = "postgres.slow_neighbours"
+    contenders = [
+        Contender(QUERY, partial(_mixed, {}, conninfo), ours=True),
+        Contender(LEASE, partial(_mixed, {"combine": False}, conninfo), ours=True),
+    ]
+    race = Race(name=name, contenders=contenders, threads=(50,), budget=12.0)
+    question = "Postgres: how long do key lookups take when 1 % of the statements take 100 ms?"
+    return answers.speed(name, question, race.run(plan, watcher), LEASE, SLOW_TARGETS)
+
+
+def _result_sets_answered(conninfo: str, plan: Plan, watcher: Watcher) -> Answer:
+    name = "postgres.result_sets"
+    contenders = [
+        Contender(QUERY, partial(asking, partial(_row_sets, {}, conninfo), ROW_SETS), ours=True),
+        Contender(
+            LEASE,
+            partial(asking, partial(_row_sets, {"combine": False}, conninfo), ROW_SETS),
+            ours=True,
+        ),
+        Contender(
+            AUTOCOMMIT, partial(asking, partial(_row_set_blocks, conninfo), ROW_SETS), ours=False
+        ),
+    ]
+    race = Race(name=name, contenders=contenders, threads=(50,), budget=12.0)
+    question = f"Postgres: {ROWS_EACH} rows of 10 columns a request"
+    return answers.speed(name, question, race.run(plan, watcher), LEASE, RESULT_SET_TARGETS)
 
 
 def _empty_block_answered(conninfo: str, plan: Plan, watcher: Watcher) -> Answer:
@@ -133,6 +219,7 @@ def lookups(conninfo: str) -> list[Contender]:
         (DEFAULT, partial(_blocks, default_pool, conninfo), False),
         (QUERY, partial(_queries, {}, conninfo), True),
         (AUTOCOMMIT, partial(_blocks, autocommit_pool, conninfo), False),
+        (QUERY_FEW, partial(_queries, {"min_size": FEW, "max_size": FEW}, conninfo), True),
         (LEASE, partial(_queries, {"combine": False}, conninfo), True),
         (BLOCK, partial(_blocks, poolkit_pool, conninfo), True),
         ("no pool", partial(_no_pool, conninfo), False),
@@ -156,16 +243,11 @@ def poolkit_pool(conninfo: str, **options: Any) -> Iterator[Any]:
     # Imported late: while it can't be, only its own contenders fail, and say why.
     from poolkit import PostgresPool
 
-    with PostgresPool(
-        conninfo,
-        min_size=SIZE,
-        max_size=SIZE,
-        max_waiting=1000,
-        acquire_timeout=WAIT,
-        **options,
-    ) as pool:
+    sizes = {"min_size": SIZE, "max_size": SIZE}
+    settings = {"max_waiting": 1000, "acquire_timeout": WAIT, **sizes, **options}
+    with PostgresPool(conninfo, **settings) as pool:
         until = time.monotonic() + WAIT
-        while pool.stats().size < SIZE and time.monotonic() < until:
+        while pool.stats().size < pool.config.min_size and time.monotonic() < until:
             time.sleep(0.005)
         yield pool
 
@@ -188,6 +270,41 @@ def autocommit_pool(conninfo: str) -> AbstractContextManager[Any]:
 def _queries(options: dict[str, Any], conninfo: str, threads: int) -> Iterator[Sequence[Ask]]:
     with poolkit_pool(conninfo, **options) as db:
         yield [lambda key: db.query(SQL, [key])] * threads
+
+
+@contextmanager
+def _mixed(options: dict[str, Any], conninfo: str, threads: int) -> Iterator[Sequence[Turn]]:
+    """Every hundredth turn of a thread is a slow statement, and is not counted itself."""
+    with poolkit_pool(conninfo, **options) as db:
+
+        def turn_of(numbers: Iterator[int]) -> Turn:
+            def turn() -> object:
+                number = next(numbers)
+                if number % SLOW_EVERY == 0:
+                    db.query(SLOW_SQL)
+                    return ASIDE
+                return db.query(SQL, [number % ROWS + 1])
+
+            return turn
+
+        yield [turn_of(count(1 + index * 37)) for index in range(threads)]
+
+
+@contextmanager
+def _row_sets(options: dict[str, Any], conninfo: str, threads: int) -> Iterator[Sequence[Ask]]:
+    with poolkit_pool(conninfo, **options) as db:
+        yield [lambda key: len(db.query(ROWS_SQL, [key, key + ROWS_EACH - 1]))] * threads
+
+
+@contextmanager
+def _row_set_blocks(conninfo: str, threads: int) -> Iterator[Sequence[Ask]]:
+    with autocommit_pool(conninfo) as pool:
+
+        def ask(key: int) -> int:
+            with pool.connection() as conn:
+                return len(conn.execute(ROWS_SQL, [key, key + ROWS_EACH - 1]).fetchall())
+
+        yield [ask] * threads
 
 
 @contextmanager

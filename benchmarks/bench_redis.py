@@ -32,6 +32,7 @@ THREADS = (1, 8, 50, 500)
 BATCH_THREADS = (1, 8)  # a hundred calls of each of 50 threads outlast a round
 
 POOL = "RedisPool"
+LEASE = "RedisPool combine=False"
 BLOCKING = "redis-py BlockingConnectionPool(20)"
 DEFAULT = "redis.Redis default, unbounded"
 RAW = "raw connection, pinned"
@@ -43,17 +44,28 @@ PER_CALL = "redis.Redis, made per call"
 PER_CALL_KEPT = "RedisPool, made per call, CA kept"
 
 GET_TARGETS = tuple(
-    Target(name="get", contender=POOL, peer=BLOCKING, threads=threads, at_least=at_least)
-    for threads, at_least in ((1, 1.0), (8, 1.5), (50, 1.5))
+    Target(name="get", contender=POOL, peer=peer, threads=threads, at_least=at_least)
+    for peer, threads, at_least in (
+        (BLOCKING, 1, 1.0),
+        (BLOCKING, 8, 2.5),
+        (BLOCKING, 50, 3.5),
+        (BLOCKING, 500, 4.0),
+        (GLIDE, 8, 0.9),
+        (GLIDE, 50, 1.5),
+    )
+) + tuple(
+    Target(name="get, combine=False", contender=LEASE, peer=BLOCKING, threads=threads, at_least=1.5)
+    for threads in (8, 50)
 )
-FAIRNESS_TARGETS = (
+FAIRNESS_TARGETS = tuple(
     Target(
         name="slowest thread",
         contender=POOL,
         measure=SLOWEST_SHARE,
-        threads=500,
-        at_least=1 / 3,
-    ),
+        threads=threads,
+        at_least=1 / 2,
+    )
+    for threads in (50, 500)
 )
 PIPELINE_TARGETS = (
     Target(name="pipeline of 100", contender=PIPELINE, peer=CALLS, threads=1, at_least=10.0),
@@ -152,6 +164,7 @@ def ways(url: str) -> list[Way]:
         (RAW, partial(_pinned, url), False),
         (DEFAULT, partial(_default, url), False),
         (POOL, partial(_pool, url), True),
+        (LEASE, partial(_pool, url, combine=False), True),
         (BLOCKING, partial(_blocking, url), False),
         (GLIDE, partial(_glide, url), False),
     ]
