@@ -61,11 +61,16 @@ def begin(pool: PostgresPool, *works: Work) -> list[Background]:
     Returns their threads, as soon as all have left the queue.
     """
     threads: list[Background] = []
+
+    def gathered() -> bool:
+        # A deadline may pass here: then its thread has left the queue, and ends.
+        return len(combiner._queue) == sum(each.thread.is_alive() for each in threads)
+
     with nobody_leads(pool) as combiner:
         # The first in the queue will lead, and sends its own last.
         for number, work in enumerate((works[-1], *works[:-1]), 1):
             threads.append(Background(work, f"gathered-{number}"))
-            until(lambda n=number: len(combiner._queue) == n, every=0.000_2)  # type: ignore[misc]
+            until(gathered, every=0.000_2)
     return [*threads[1:], threads[0]]
 
 
