@@ -365,10 +365,10 @@ def test_all_deadlines_of_a_batch_are_kept(wide: PostgresPool, watch: Watch) -> 
 
 
 def test_deadline_behind_a_slow_statement_is_kept_and_the_slow_one_goes_on(
-    wide: PostgresPool, writer: Writer
+    wide: PostgresPool, writer: Writer, watch: Watch
 ) -> None:
     began = time.monotonic()
-    outcomes = combined(
+    threads = begin(
         wide,
         writer.put(1),
         asking(wide, "select pg_sleep(0.7)::text"),
@@ -376,12 +376,17 @@ def test_deadline_behind_a_slow_statement_is_kept_and_the_slow_one_goes_on(
         writer.put(3),
         bounded(0.3, writer.put(4)),
     )
+    outcomes = [thread.outcome() for thread in threads]
     assert time.monotonic() - began >= 0.7
     assert outcomes[:2] + outcomes[3:4] == [1, [("",)], 1]
     for each in (outcomes[2], outcomes[4]):
         assert isinstance(each, DeadlineExceeded)
         assert isinstance(each, OutcomeUnknown), "it was sent, and is run when the slow one is done"
-    assert writer.counts() == {1: 1, 2: 1, 3: 1, 4: 1}
+    # Nobody waits for what comes after the third: it may be given up with the connection.
+    until(lambda: not watch.running(f"insert into {writer.table}"))
+    counts = writer.counts()
+    assert counts.pop(4, 1) == 1
+    assert counts == {1: 1, 2: 1, 3: 1}
 
 
 def test_neighbour_hit_by_a_cancel_is_run_again_unseen(
