@@ -18,9 +18,12 @@ So at most one request in 200 waits behind a slow one, however many slow ones th
 WINDOW = 0.020
 """Seconds between looks at how busy the interpreter is."""
 
-IDLE, BUSY = 0.45, 0.75
+IDLE, BUSY = 0.25, 0.50
 """Shares of a core that this process uses: below the one, requests wait though the interpreter is idle, and more
 lanes help; above the other, more lanes only make smaller batches.
+
+Low, since a process that gets only a part of a core from a busy machine looks idle too: what is in doubt has
+the lanes it began with.
 """
 
 

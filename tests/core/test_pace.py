@@ -35,7 +35,7 @@ def clock(monkeypatch) -> Clock:
 @pytest.fixture
 def steady(clock) -> Pace:
     steady = Pace(4, lambda: MOST)
-    clock.pass_window(steady, 0.6)
+    clock.pass_window(steady, 0.4)
     assert (steady.lanes, steady.largest) == (4, LARGEST)
     return steady
 
@@ -62,7 +62,7 @@ def test_when_nothing_gathers_or_it_is_in_between_the_lanes_stay(steady, clock):
     clock.pass_window(steady, 0.2)
     assert steady.lanes == 4
     steady.note_gathered()
-    clock.pass_window(steady, 0.6)
+    clock.pass_window(steady, 0.4)
     assert steady.lanes == 4
 
 
