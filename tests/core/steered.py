@@ -283,6 +283,10 @@ class Server:
             eventually(lambda before=before: self.lender.gathered() == before + 1)
         return tasks
 
+    def waits(self, asked):
+        """Whether *asked* is in the queue."""
+        return any(request.asked is asked for request in self.combiner._queue.copy())
+
     def free(self, holders):
         """Answer those who occupy turns, and wait until they are gone."""
         for asked, task in holders:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from poolkit import Deadline, DeadlineExceeded
@@ -98,6 +98,7 @@ class Life:
 @settings(
     max_examples=150,
     deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # threads don't fail twice alike
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(schedule=SCHEDULES)
