@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import traceback
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -81,6 +83,16 @@ class Life:
                 if answer != tag:
                     self.problems.append((tag, step, answer))
 
+    def state(self, tasks):
+        """Say where everybody is, for the one who has to find out why."""
+        frames = sys._current_frames()
+        lender = self.server.lender
+        stacks = [traceback.format_stack(frames[task.ident]) for task in tasks if task.is_alive()]
+        return "\n".join(
+            [repr(self.server.combiner), repr(lender.gate), repr(lender.holders())]
+            + ["".join(stack) for stack in stacks]
+        )
+
     def make(self, tag, step):
         how = {
             "error": {"answer": Wrong(tag)},
@@ -112,7 +124,11 @@ def test_everybody_gets_its_own_answer_or_is_told_its_fate(schedule, monkeypatch
             with suppress(AssertionError):  # it has ended
                 task.interrupt()
     for task in tasks:
-        assert isinstance(task.end(10), (Interrupted, type(None)))
+        try:
+            error = task.end(10)
+        except AssertionError as stuck:
+            raise AssertionError(f"{stuck}: {life.state(tasks)}") from None
+        assert isinstance(error, (Interrupted, type(None)))
         task.error = None
 
     assert life.problems == []
