@@ -31,7 +31,7 @@ class PoolConfig:
     ``max_lifetime``
         after which a connection is replaced, less up to 5 % so that not all go at once.
     ``leak_threshold``
-        reserved: from which on a lease counts as a leak in reports. Has no effect yet.
+        from which on a :class:`~poolkit.PoolKit` names a lease as a leak.
     ``retry``
         how to try again what is safe to try again.
     ``listeners``

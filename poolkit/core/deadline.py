@@ -7,7 +7,7 @@ being recomputed; a timeout can't. Inside poolkit only deadlines are passed.
 from __future__ import annotations
 
 import math
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from time import monotonic
 from types import TracebackType
 
@@ -86,17 +86,19 @@ class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
     NaN number. ``with`` gives the :class:`Deadline` that holds.
     """
 
-    __slots__ = ("_seconds", "_token")
+    __slots__ = ("_before", "_mine", "_seconds")
 
     def __init__(self, seconds: float) -> None:
+        self._mine: Deadline | None = None
+        self._before = NEVER
         self._seconds = checks.seconds("deadline", seconds, forever=True)
-        self._token: Token[Deadline] | None = None
 
     def __enter__(self) -> Deadline:
-        if self._token is not None:
+        if self._mine is not None:
             raise RuntimeError("this deadline block is already entered; make a new one")
-        mine = Deadline.after(self._seconds).earlier(_ambient.get())
-        self._token = _ambient.set(mine)
+        self._before = _ambient.get()
+        mine = self._mine = Deadline.after(self._seconds).earlier(self._before)
+        _ambient.set(mine)
         return mine
 
     def __exit__(
@@ -105,6 +107,12 @@ class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            _ambient.reset(token)
+        mine, self._mine = self._mine, None
+        if mine is not None:
+            _ambient.set(self._before)
+
+    def __del__(self) -> None:
+        # An interruption may come between the two, and on entering them: else its thread would keep the deadline.
+        mine = getattr(self, "_mine", None)  # it may not even have been made
+        if mine is not None and _ambient.get() is mine:
+            _ambient.set(self._before)

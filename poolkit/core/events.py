@@ -7,7 +7,7 @@ listens to its kind, so a pool without listeners pays one look at an empty tuple
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,18 @@ class Failed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ended(Event):
+    """An operation ended after ``seconds``, waiting and retries included; with ``error``, if it failed.
+
+    ``operation`` is the first word of a statement, the name of a command, or a method.
+    """
+
+    operation: str
+    seconds: float
+    error: BaseException | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Leaked(Event):
     """A connection was taken back from ``holder``, which can't return it any more: ``reason``."""
 
@@ -148,6 +160,9 @@ class Listener:
     def failed(self, event: Failed) -> None:
         """An operation, or an attempt to reach the backend, failed for good."""
 
+    def ended(self, event: Ended) -> None:
+        """An operation ended, well or not. To listen to this costs a little for each."""
+
     def leaked(self, event: Leaked) -> None:
         """A connection was taken back from a holder that can't return it."""
 
@@ -166,19 +181,34 @@ _METHODS: dict[type[Event], str] = {
     TimedOut: "timed_out",
     Retried: "retried",
     Failed: "failed",
+    Ended: "ended",
     Leaked: "leaked",
     Closed: "closed",
 }
 
 
 class Events:
-    """Tells the listeners of one pool."""
+    """Tells the listeners of one pool.
+
+    A backend may have *kinds* of events of its own, with the methods that hear of them; *base* is a
+    listener that hears nothing of any.
+    """
 
     __slots__ = ("_accused", "_heard", "pool")
 
-    def __init__(self, pool: str, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self,
+        pool: str,
+        listeners: Sequence[Listener],
+        *,
+        kinds: Mapping[type[Event], str] | None = None,
+        base: type[Listener] = Listener,
+    ) -> None:
         self.pool = pool
-        self._heard = {kind: _overridden(listeners, name) for kind, name in _METHODS.items()}
+        self._heard = {
+            kind: _overridden(listeners, name, base)
+            for kind, name in {**_METHODS, **(kinds or {})}.items()
+        }
         self._accused: dict[object, object] = {}
 
     def wanted(self, kind: type[Event]) -> bool:
@@ -202,9 +232,12 @@ class Events:
                     )
 
 
-def _overridden(listeners: Sequence[Listener], name: str) -> tuple[Callable[[Any], None], ...]:
+def _overridden(
+    listeners: Sequence[Listener], name: str, base: type[Listener]
+) -> tuple[Callable[[Any], None], ...]:
+    deaf = (None, getattr(base, name))
     return tuple(
         getattr(listener, name)
         for listener in listeners
-        if getattr(type(listener), name) is not getattr(Listener, name)
+        if getattr(type(listener), name, None) not in deaf
     )

@@ -46,12 +46,13 @@ class Waited(Exception):
 
 
 class _Waiter:
-    __slots__ = ("error", "granted", "signal", "since")
+    __slots__ = ("error", "granted", "queued", "signal", "since")
 
     def __init__(self, since: float) -> None:
         self.signal = _thread.allocate_lock()
         self.signal.acquire()
         self.since = since
+        self.queued = False
         self.granted = False
         self.error: Callable[[], BaseException] | None = None
 
@@ -70,6 +71,9 @@ class Gate:
     The free turns are tokens in a deque, so that without waiters entering and leaving are one atomic
     operation each. Whoever leaves puts the token down first and looks for waiters then; whoever waits
     queues up first and looks for tokens then: one of the two sees the other.
+
+    An interruption, which comes on entering a function or after one written in C, loses no turn on the way
+    in or out: see :attr:`put_down`.
     """
 
     def __init__(self, name: str, size: int, *, max_waiting: int) -> None:
@@ -79,6 +83,8 @@ class Gate:
         self._empty = threading.Event()
         # Changed by single atomic operations:
         self._free: deque[None] = deque([None] * size)
+        self.put_down: Callable[[None], None] = self._free.append
+        """The first half of :meth:`leave`. Being written in C, it is done before an interruption can come."""
         # Reentrant, since a collection may close an abandoned generator in here, which leaves the gate.
         self._lock = threading.RLock()
         # Changed under _lock, but read without it:
@@ -123,19 +129,30 @@ class Gate:
         if not self._take_free():
             return self._enter_slowly(deadline, patience)
         if self._owed:  # the gate shrank or closed a moment ago
-            self.leave()
+            self.put_down(None)
+            self.pass_on()
             return self._enter_slowly(deadline, patience)
         if self._waiters:
-            self._note_return()
+            try:
+                self._note_return()
+            except BaseException:  # an interruption
+                self.leave()
+                raise
         return 0.0
 
     def leave(self) -> None:
         """Give up a turn. Exactly once for each :meth:`enter` that returned."""
+        self.put_down(None)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """See to it that a turn that was put down is used: the second half of :meth:`leave`.
+
+        When that is interrupted, who waits finds the turn after a moment.
+        """
         if self._waiters:
-            self._leave_to_waiters()
-            return
-        self._free.append(None)
-        if self._waiters or self._owed:
+            self._pass_to_waiters()
+        elif self._owed:
             self._settle()
 
     def resize(self, size: int) -> None:
@@ -171,24 +188,26 @@ class Gate:
 
     def wait_empty(self, deadline: Deadline) -> bool:
         """Wait until everybody has left a closed gate, at most until *deadline*; return whether they have."""
+        self._settle()  # somebody may have been interrupted between the two halves of leaving
         left = deadline.remaining()
         return self._empty.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
 
     def _enter_slowly(self, deadline: Deadline, patience: float) -> float:
-        with self._lock:
-            waiter, bound, look = self._queue_up_locked(deadline, patience)
-            served = self._serve_locked()
-        _wake(served)
+        waiter = _Waiter(monotonic())
         try:
+            with self._lock:
+                bound, look = self._queue_up_locked(waiter, deadline, patience)
+                served = self._serve_locked()
+            _wake(served)
             return self._wait(waiter, bound, look)
         except BaseException:
-            self._give_up(waiter)
+            if waiter.queued:
+                self._give_up(waiter)
             raise
 
-    def _leave_to_waiters(self) -> None:
+    def _pass_to_waiters(self) -> None:
         """Hand the turn to the oldest waiter, or leave it lying for a moment if we tend to come back."""
         with self._lock:
-            self._free.append(None)
             self._pay_locked()
             served: list[_Waiter] = []
             if self._waiters:
@@ -231,16 +250,20 @@ class Gate:
         """Give the free turns but *keep* to the oldest waiters; return whom to wake after the lock."""
         served: list[_Waiter] = []
         while self._waiters and len(self._free) > keep and self._take_free():
-            waiter = self._waiters.popleft()
+            waiter = self._waiters[0]
             waiter.granted = True
+            del self._waiters[0]  # not popleft(): an interruption after a call would lose the turn
             served.append(waiter)
         return served
 
-    def _queue_up_locked(self, deadline: Deadline, patience: float) -> tuple[_Waiter, float, float]:
+    def _queue_up_locked(
+        self, waiter: _Waiter, deadline: Deadline, patience: float
+    ) -> tuple[float, float]:
+        """Queue *waiter* up; return until when to wait, and after how many seconds to look."""
         if self._closed is not None:
             raise self._closed()
         ahead = len(self._waiters)
-        now = monotonic()
+        now = waiter.since
         if not ahead:
             self._pace, self._paced, self._last_turn = 0.0, 0, 0.0
         if ahead >= self._max_waiting:
@@ -253,12 +276,12 @@ class Gate:
                 f"pool {self._name!r}: at the present pace the wait would be {expected:.3f} s, "
                 f"and the deadline is in {deadline.at - now:.3f} s"
             )
-        waiter = _Waiter(now)
+        waiter.queued = True
         self._waiters.append(waiter)
         self._note_return()
         self._habit.in_a_row = 0
         look = max(_LOOK * (1 + ahead / self._size), 4 * expected)
-        return waiter, min(deadline.at, now + patience), look
+        return min(deadline.at, now + patience), look
 
     def _wait(self, waiter: _Waiter, bound: float, look: float) -> float:
         """Wait until served or failed, looking now and then for a turn that was left lying."""

@@ -71,6 +71,12 @@ class Housekeeper:
         """Call again and again, about *seconds* apart (jittered by a tenth, so that pools spread)."""
         return self._plan(uniform(0.9, 1.1) * seconds, Timer(self, call, seconds))
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether what is planned will be done: the thread has not died."""
+        thread = self._thread
+        return not self._due or (thread is not None and thread.is_alive())
+
     def join(self, timeout: float) -> None:
         """Wait up to *timeout* seconds for the thread to end, if nothing is planned any more."""
         with self._changed:

@@ -6,6 +6,7 @@ lease keeps the caller's code object and offset, and works out file and line onl
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import sysconfig
@@ -35,7 +36,8 @@ class Holder:
     """Who holds a connection, at the moment it was asked.
 
     ``thread_name``, ``call_site`` (``file:line in function``) where it was acquired, ``held_for`` in
-    seconds, and ``now_at``, where the thread was then (empty in events, which are told by that thread).
+    seconds, ``now_at``, where the thread was then (empty in events, which are told by that thread), and
+    ``since``, which together with ``thread`` tells one lease from another.
     """
 
     thread_name: str
@@ -43,6 +45,7 @@ class Holder:
     held_for: float
     now_at: str
     thread: threading.Thread
+    since: float = 0.0
 
     def stack(self) -> str:
         """Return where that thread is now, as a traceback; empty if it has ended."""
@@ -97,31 +100,32 @@ class Lease(Generic[ResourceT]):
             held_for=(perf_counter() if now is None else now) - self.since,
             now_at=_now_at(thread) if locate else "",
             thread=thread,
+            since=self.since,
         )
 
 
 class LeaseBook(Generic[ResourceT]):
     """All leases that are open. Adding and striking out are single dict operations, atomic without a lock."""
 
-    __slots__ = ("_open", "forgotten")
+    __slots__ = ("forgotten", "open")
 
     def __init__(self) -> None:
-        self._open: dict[Lease[ResourceT], None] = {}
+        self.open: dict[Lease[ResourceT], None] = {}
         # Filled by finalizers, which run at any point of any thread and so may take no lock.
         self.forgotten: deque[tuple[Lease[ResourceT], ResourceT]] = deque()
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.open)
 
     def add(self, lease: Lease[ResourceT]) -> None:
         """Enter *lease*."""
-        self._open[lease] = None
+        self.open[lease] = None
 
     def strike(self, lease: Lease[ResourceT]) -> bool:
         """Strike *lease* out. True for exactly one caller: that one has to return the connection."""
         try:
             # Not pop(): an interruption after a call would lose the connection.
-            del self._open[lease]
+            del self.open[lease]
         except KeyError:
             return False
         return True
@@ -135,7 +139,7 @@ class LeaseBook(Generic[ResourceT]):
 
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
-        leases = sorted(self._open.copy(), key=lambda lease: lease.since)
+        leases = sorted(self.open.copy(), key=lambda lease: lease.since)
         now = perf_counter()
         return [lease.holder(locate=True, now=now) for lease in leases]
 
@@ -143,7 +147,7 @@ class LeaseBook(Generic[ResourceT]):
         """Return the leases whose threads have ended."""
         return [
             lease
-            for lease in self._open.copy()
+            for lease in self.open.copy()
             if not (lease.passing or lease.thread.is_alive() or lease.user.is_alive())
         ]
 
@@ -156,17 +160,50 @@ def caller() -> FrameType:
     return frame
 
 
+def stands_between(folder: str) -> None:
+    """Have the code in *folder*, a driver's that calls poolkit, not count as the user's."""
+    path = os.path.abspath(folder) + os.sep
+    if path not in _drivers:
+        _drivers.append(path)
+        _is_between.cache_clear()
+
+
+_drivers: list[str] = []
+
+
 @cache
 def _is_between(file: str) -> bool:
     """Whether the code in *file* stands between the user's and the connection."""
-    return file.startswith(_PACKAGE) or file.endswith(_BETWEEN)
+    return file.startswith((_PACKAGE, *_drivers)) or file.endswith(_BETWEEN)
 
 
 def _frame_of(thread: threading.Thread) -> FrameType | None:
     ident = thread.ident
     if ident is None or not thread.is_alive():
         return None
-    return sys._current_frames().get(ident)
+    return _frames().get(ident)
+
+
+def _frames() -> dict[int, FrameType]:
+    """Return where each thread is.
+
+    Before Python 3.12 a collection must not begin in there: what it runs waits for other threads, which wait for
+    this one (python/cpython#106883).
+    """
+    if sys.version_info >= (3, 12):
+        return sys._current_frames()
+    with _collecting:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if enabled:
+                gc.enable()
+
+
+_collecting = threading.RLock()  # a collection in here may come back
+os.register_at_fork(after_in_child=_collecting._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def _now_at(thread: threading.Thread) -> str:

@@ -142,13 +142,16 @@ class Lender(Generic[ResourceT]):
             resource.lease = lease
             self.book.add(lease)
         except BaseException as error:
-            if lease is not None:
-                self.book.strike(lease)
-            if resource is not None:
-                resource.lease = None
-                self._store.discard(resource)
-            if entered:
-                self.gate.leave()
+            try:
+                if lease is not None:
+                    self.book.strike(lease)
+                if resource is not None:
+                    resource.lease = None
+                    self._store.discard(resource)
+            finally:
+                if entered:
+                    self.gate.put_down(None)
+                    self.gate.pass_on()
             if isinstance(error, Waited):
                 stage = "connecting" if entered else "waiting"
                 raise self.timed_out(perf_counter() - began, deadline, stage) from None
@@ -165,13 +168,18 @@ class Lender(Generic[ResourceT]):
 
     def take_back(self, lease: Lease[ResourceT], resource: ResourceT) -> None:
         """End *lease*. Only the first call for a lease has an effect."""
-        if self.abandoned or not self.book.strike(lease):
+        if self.abandoned:
+            return
+        try:
+            del self.book.open[lease]  # not strike(): an interruption after it would lose the turn
+        except KeyError:
             return
         resource.lease = None
         try:
             self._store.put(resource)
         finally:
-            self.gate.leave()  # first, so that nothing can come between
+            self.gate.put_down(None)  # not leave(): an interruption on entering it would, too
+            self.gate.pass_on()
             used = perf_counter() - lease.since
             self._tally.mine().use.add(used)
             if self._tell_released:
@@ -297,8 +305,9 @@ class Lender(Generic[ResourceT]):
                 resource.lease = None
                 self._store.discard(resource)
         finally:
+            self.gate.put_down(None)
+            self.gate.pass_on()
             self._tally.mine().leaked += 1
-            self.gate.leave()
         logger.warning(
             "pool %r: a connection acquired at %s by thread %r %.1f s ago was reclaimed: %s",
             self.name,

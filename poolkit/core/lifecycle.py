@@ -56,10 +56,14 @@ class Lifecycle(Generic[RunningT]):
 
     def __init__(self, name: str, start: Callable[[], RunningT]) -> None:
         self.name = name
+        self.when_opened: list[Callable[[], object]] = []
+        """Called with no lock held, each time that it has started, in whichever process."""
         self._start = start
         self._lock = threading.Lock()
         # Guarded by _lock, but read without it:
         self.running: RunningT | None = None
+        self.latest: RunningT | None = None
+        """What runs, or ran last in this process: its figures stay when it is closed."""
         self._closed = False
         self._stopped = threading.Event()
         self._stopped.set()
@@ -85,8 +89,10 @@ class Lifecycle(Generic[RunningT]):
             running = self.running
             if running is not None:
                 return running
-            running = self.running = self._start()
+            running = self.running = self.latest = self._start()
         running.announce_open()
+        for call in self.when_opened:
+            call()
         return running
 
     def close(self, deadline: Deadline) -> None:
@@ -116,6 +122,7 @@ class Lifecycle(Generic[RunningT]):
         self._stopped = threading.Event()
         self._stopped.set()
         running, self.running = self.running, None
+        self.latest = None
         if running is not None:
             _abandoned.append(running)
             running.abandon()

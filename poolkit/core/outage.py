@@ -136,6 +136,15 @@ class Outage:
             self._settled.set()
         return (lambda: self._events.tell(Ready)) if news else _nothing
 
+    def forget(self) -> None:
+        """Note that nobody knows any more whether it can be reached: who comes next finds out."""
+        with self._lock:
+            self._reached = False
+            self.cause = None
+            self._hopeless = False
+            self._failures = 0
+            self._settled.set()
+
     def end(self) -> None:
         """Plan no more probes, and let nobody wait for one."""
         with self._lock:

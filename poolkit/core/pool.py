@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -43,7 +44,7 @@ class Pool(Generic[ConfigT, RunningT]):
 
     def __repr__(self) -> str:
         state = self._lifecycle.state
-        running = self._lifecycle.running
+        running = self._lifecycle.latest
         if running is None:
             return f"<{type(self).__name__} {self.name!r} {state}>"
         return f"<{type(self).__name__} {self.name!r} {state}: {running.stats().summary()}>"
@@ -74,8 +75,8 @@ class Pool(Generic[ConfigT, RunningT]):
         self.close()
 
     def stats(self) -> PoolStats:
-        """Return the pool's state and counters as a frozen snapshot."""
-        running = self._lifecycle.running
+        """Return the pool's state and counters as a frozen snapshot; of a closed pool, the last."""
+        running = self._lifecycle.latest
         if running is not None:
             return running.stats()
         return PoolStats.of(
@@ -84,18 +85,36 @@ class Pool(Generic[ConfigT, RunningT]):
 
     def leases(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
-        running = self._lifecycle.running
+        running = self._lifecycle.latest
         return running.holders() if running is not None else []
+
+    def ping(self, timeout: float = HEALTH_TIMEOUT) -> float:
+        """Ask the backend for a sign of life, and return how many seconds that took.
+
+        Raises what a use of the pool would; at most *timeout* seconds are waited.
+        """
+        began = perf_counter()
+        with deadline(timeout):
+            self._ping()
+        return perf_counter() - began
 
     def health_check(self) -> bool:
         """Whether the backend gives a sign of life now, within five seconds. Never raises."""
         try:
-            with deadline(HEALTH_TIMEOUT):
-                self._ping()
+            self.ping()
         except Exception as error:  # noqa: BLE001 - never raises, as promised
             logger.warning("pool %r: health check failed: %s", self.name, error)
             return False
         return True
+
+    @property
+    def state(self) -> str:
+        """``new``, ``open`` or ``closed``; in a forked child, ``new`` until it is used there."""
+        return self._lifecycle.state
+
+    def when_opened(self, call: Callable[[], object]) -> None:
+        """Have *call* called each time the pool has opened itself: once in each process that uses it."""
+        self._lifecycle.when_opened.append(call)
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse new calls, wait up to *timeout* seconds for those under way, and close the connections.

@@ -12,14 +12,15 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, Protocol, TypeVar
+from time import perf_counter
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 import tenacity
 
 from . import checks
 from .deadline import Deadline
 from .errors import ConfigError, OutcomeUnknown
-from .events import Events, Failed, Retried
+from .events import Ended, Events, Failed, Retried
 from .stats import Tally
 
 logger = logging.getLogger("poolkit")
@@ -58,13 +59,15 @@ class Verdict:
     """What a failure means. Made in a backend's ``failures.py``, nowhere else.
 
     ``unknown``: it may have taken effect. ``throttled``: the backend asked for less. ``hopeless``: no
-    connection can be made until a person mends the cause.
+    connection can be made until a person mends the cause. ``wait``: seconds that the backend asked to be
+    left alone before it is asked again.
     """
 
     again: Again
     unknown: bool = False
     throttled: bool = False
     hopeless: bool = False
+    wait: float = 0.0
 
 
 OWN = Verdict(Again.NEVER)
@@ -134,6 +137,10 @@ class RetryBudget:
                 self._tokens = min(self.CAPACITY, self._tokens + price)
 
 
+def _nothing() -> None:
+    """There is nothing to do before a pause."""
+
+
 class Retrier:
     """Runs the operations of one pool, again where that is safe, and counts them."""
 
@@ -148,29 +155,65 @@ class Retrier:
     ) -> None:
         self.policy = policy
         self.budget = RetryBudget()
-        self._classify = classify
-        self._sleep = sleep
+        self.classify = classify
+        self.sleep = sleep
         self._tally = tally
         self._events = events
+        self._tells_end = events.wanted(Ended)
 
     def call(
-        self, attempt: Callable[[Try], ResultT], *, idempotent: bool, deadline: Deadline
+        self,
+        attempt: Callable[[Try], ResultT],
+        *,
+        idempotent: bool,
+        deadline: Deadline,
+        policy: RetryPolicy | None = None,
+        operation: object = "",
+        before_pause: Callable[[], None] = _nothing,
     ) -> ResultT:
         """Return what ``attempt(try)`` returns, trying again where the verdict and *idempotent* allow it.
 
-        The attempt keeps ``try.phase`` up to date. Raises its last error;
+        *policy* takes the place of the pool's, for this call; *operation* is what listeners are told: its first
+        word. *before_pause* is called when it is clear that another attempt follows. The attempt keeps
+        ``try.phase`` up to date. Raises its last error;
         :class:`~poolkit.OutcomeUnknown` from it when it may have taken effect and must not be repeated.
         """
+        if not self._tells_end:
+            return self._call(attempt, idempotent, deadline, policy or self.policy, before_pause)
+        began = perf_counter()
+        failure: BaseException | None = None
+        try:
+            return self._call(attempt, idempotent, deadline, policy or self.policy, before_pause)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self._events.tell(
+                Ended,
+                operation=_first_word(operation),
+                seconds=perf_counter() - began,
+                error=failure,
+            )
+
+    def _call(
+        self,
+        attempt: Callable[[Try], ResultT],
+        idempotent: bool,
+        deadline: Deadline,
+        policy: RetryPolicy,
+        before_pause: Callable[[], None],
+    ) -> ResultT:
         self._tally.mine().operations += 1
         state = Try()
         try:
             try:
                 result = attempt(state)
             except Exception as error:  # noqa: BLE001 - classified, and raised again unless it is repeated
-                verdict = self._classify(error, state.phase)
-                if self._may_repeat(verdict, idempotent):
-                    return self._again(attempt, error, verdict, idempotent, deadline)
-                self._raise(error, verdict, idempotent)
+                verdict = self.classify(error, state.phase)
+                if not _may_repeat(verdict, idempotent):
+                    _raise(error, verdict, idempotent)
+                again = _Repetition(self, attempt, idempotent, deadline, policy, before_pause)
+                return again.run(error, verdict)
         except BaseException as error:
             self.count_error(error)
             raise
@@ -182,92 +225,128 @@ class Retrier:
         self._tally.mine().errors += 1
         self._events.tell(Failed, error=error)
 
-    def _again(
+    def announce(self, attempt: int, pause: float, error: BaseException) -> None:
+        """Count and tell that another attempt follows after attempt number *attempt* and a pause."""
+        self._tally.mine().retries += 1
+        logger.info(
+            "pool %r: attempt %d failed, the next follows in %.3f s: %s",
+            self._events.pool,
+            attempt,
+            pause,
+            error,
+        )
+        if self._events.wanted(Retried):
+            self._events.tell(Retried, attempt=attempt, delay=pause, error=error)
+
+
+class _Repetition(Generic[ResultT]):
+    """The attempts at one operation after the first. Only here is tenacity entered: a success costs nothing."""
+
+    def __init__(
         self,
+        retrier: Retrier,
         attempt: Callable[[Try], ResultT],
-        first: Exception,
-        first_verdict: Verdict,
         idempotent: bool,
         deadline: Deadline,
-    ) -> ResultT:
-        """Go on after the *first* attempt failed. Only now is tenacity entered: a success costs nothing."""
-        verdict = first_verdict
-        pending: Exception | None = first
-        price = 0
+        policy: RetryPolicy,
+        before_pause: Callable[[], None],
+    ) -> None:
+        self._retrier = retrier
+        self._attempt = attempt
+        self._idempotent = idempotent
+        self._deadline = deadline
+        self._policy = policy
+        self._before_pause = before_pause
+        self._backoff = tenacity.wait_random_exponential(multiplier=policy.base, max=policy.cap)
+        self._pending: Exception | None = None
+        self._verdict = OWN
+        self._price = 0
 
-        def once_more() -> ResultT:
-            nonlocal pending, verdict
-            if pending is not None:
-                error, pending = pending, None
-                raise error
-            state = Try()
-            try:
-                return attempt(state)
-            except Exception as error:
-                verdict = self._classify(error, state.phase)
-                raise
-
-        def repeatable(error: BaseException) -> bool:
-            # tenacity catches KeyboardInterrupt and its like too, which nobody has classified.
-            return isinstance(error, Exception) and self._may_repeat(verdict, idempotent)
-
-        def give_up(state: tenacity.RetryCallState) -> bool:
-            nonlocal price
-            if state.attempt_number >= self.policy.attempts:
-                return True
-            if deadline.remaining() <= state.upcoming_sleep:
-                return True
-            price = RetryBudget.THROTTLED if verdict.throttled else RetryBudget.TRANSIENT
-            return not self.budget.spend(price)
-
-        def announce(state: tenacity.RetryCallState) -> None:
-            self._tally.mine().retries += 1
-            if state.outcome is not None:
-                logger.info(
-                    "pool %r: attempt %d failed, the next follows in %.3f s: %s",
-                    self._events.pool,
-                    state.attempt_number,
-                    state.upcoming_sleep,
-                    state.outcome.exception(),
-                )
-            if self._events.wanted(Retried) and state.outcome is not None:
-                self._events.tell(
-                    Retried,
-                    attempt=state.attempt_number,
-                    delay=state.upcoming_sleep,
-                    error=state.outcome.exception(),
-                )
-
+    def run(self, first: Exception, verdict: Verdict) -> ResultT:
+        """Go on after the *first* attempt failed, which means *verdict*."""
+        self._pending, self._verdict = first, verdict
+        del first
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(repeatable),
-            wait=tenacity.wait_random_exponential(multiplier=self.policy.base, max=self.policy.cap),
-            stop=give_up,
-            before_sleep=announce,
-            sleep=self._sleep,
+            retry=tenacity.retry_if_exception(self._is_repeatable),
+            wait=self._pause,
+            stop=self._gives_up,
+            before_sleep=self._announce,
+            sleep=self._retrier.sleep,
             reraise=True,
         )
         try:
-            result = retrying(once_more)
+            result = retrying(self._once_more)
         except Exception as error:  # noqa: BLE001 - raised again
-            self._raise(error, verdict, idempotent)
-        self.budget.refund(price)
+            _raise(error, self._verdict, self._idempotent)
+        self._retrier.budget.refund(self._price)
         return result
 
-    @staticmethod
-    def _may_repeat(verdict: Verdict, idempotent: bool) -> bool:
-        return verdict.again is Again.SAFE or (idempotent and verdict.again is Again.IF_IDEMPOTENT)
+    def _once_more(self) -> ResultT:
+        if self._pending is not None:
+            error, self._pending = self._pending, None
+            try:
+                raise error
+            finally:
+                del error  # or it and this frame would keep each other, and the result, alive
+        state = Try()
+        try:
+            return self._attempt(state)
+        except Exception as error:
+            self._verdict = self._retrier.classify(error, state.phase)
+            raise
 
-    @staticmethod
-    def _raise(error: Exception, verdict: Verdict, idempotent: bool) -> NoReturn:
-        """Raise what the caller gets to see of *error*.
+    def _is_repeatable(self, error: BaseException) -> bool:
+        # tenacity catches KeyboardInterrupt and its like too, which nobody has classified.
+        return isinstance(error, Exception) and _may_repeat(self._verdict, self._idempotent)
 
-        What is idempotent ends with the last error as it is: whoever repeats it later does no harm.
-        """
-        if not verdict.unknown or idempotent or isinstance(error, OutcomeUnknown):
-            raise error
-        raise OutcomeUnknown(
-            f"its answer was lost, so it may have taken effect or not: {error}"
-        ) from error
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        return max(self._verdict.wait, self._backoff(state)) if _pauses else 0.0
+
+    def _gives_up(self, state: tenacity.RetryCallState) -> bool:
+        if state.attempt_number >= self._policy.attempts:
+            return True
+        if self._deadline.remaining() <= state.upcoming_sleep:
+            return True
+        self._price = RetryBudget.THROTTLED if self._verdict.throttled else RetryBudget.TRANSIENT
+        return not self._retrier.budget.spend(self._price)
+
+    def _announce(self, state: tenacity.RetryCallState) -> None:
+        self._before_pause()
+        error = state.outcome.exception() if state.outcome is not None else None
+        if error is not None:
+            self._retrier.announce(state.attempt_number, state.upcoming_sleep, error)
+
+
+def _may_repeat(verdict: Verdict, idempotent: bool) -> bool:
+    return verdict.again is Again.SAFE or (idempotent and verdict.again is Again.IF_IDEMPOTENT)
+
+
+def _raise(error: Exception, verdict: Verdict, idempotent: bool) -> NoReturn:
+    """Raise what the caller gets to see of *error*.
+
+    What is idempotent ends with the last error as it is: whoever repeats it later does no harm.
+    """
+    if not verdict.unknown or idempotent or isinstance(error, OutcomeUnknown):
+        raise error
+    raise OutcomeUnknown(
+        f"its answer was lost, so it may have taken effect or not: {error}"
+    ) from error
+
+
+def _first_word(operation: object) -> str:
+    """Return the word that names an operation, and nothing of what it is done to."""
+    word = operation.split(None, 1)[0] if isinstance(operation, str) and operation.strip() else ""
+    return word if word.replace("|", "").isalnum() else ""
+
+
+_pauses = True
+
+
+def set_pauses(wanted: bool) -> bool:
+    """Say whether there are pauses between attempts, in the whole process: tests may do without. Return what was so."""
+    global _pauses
+    before, _pauses = _pauses, wanted
+    return before
 
 
 class Try:

@@ -172,6 +172,12 @@ class Tally:
                     self._fold_locked()
         return shard
 
+    def add(self, other: Tally) -> None:
+        """Count all that *other* has counted so far."""
+        counted = other.total()
+        with self._lock:
+            self._ended.absorb(counted)
+
     def total(self) -> Shard:
         """Return the sum over all threads, those that have ended too."""
         total = Shard()

@@ -86,7 +86,7 @@ class InTransaction:
             )
         # A connection that breaks at BEGIN has done nothing yet: another one will do.
         retrier = self._lifecycle.open().retrier
-        return retrier.call(self.begin, idempotent=False, deadline=ambient())
+        return retrier.call(self.begin, idempotent=False, deadline=ambient(), operation="BEGIN")
 
     def __exit__(
         self,

@@ -37,7 +37,7 @@ class PostgresConfig(PoolConfig):
     ``slow_query``
         from which on a statement is logged as slow, without its parameters.
     ``leak_threshold``
-        reserved: from which on a lease counts as a leak in reports. Has no effect yet.
+        from which on a :class:`~poolkit.PoolKit` names a lease as a leak.
     ``retry``
         how to try again what is safe to try again.
     ``combine``, ``lanes``

@@ -217,7 +217,7 @@ class PostgresPool(Pool[PostgresConfig, Running]):
             return result
 
         return self._lifecycle.open().retrier.call(
-            attempt, idempotent=idempotent or read_only, deadline=ambient()
+            attempt, idempotent=idempotent or read_only, deadline=ambient(), operation="TRANSACTION"
         )
 
     def resize(self, *, min_size: int, max_size: int) -> None:
@@ -266,7 +266,7 @@ class PostgresPool(Pool[PostgresConfig, Running]):
                 )
             return result
 
-        return running.retrier.call(attempt, idempotent=idempotent, deadline=limit)
+        return running.retrier.call(attempt, idempotent=idempotent, deadline=limit, operation=text)
 
 
 def _isolation(level: IsolationLevel | None) -> IsolationLevel | None:

@@ -10,7 +10,7 @@ from ..core.lifecycle import Lifecycle
 from .client import HeldClient, hold
 from .commands import Argument
 from .connection import PooledConnection
-from .node import Node
+from .node import RedisNode
 from .running import Running
 
 
@@ -21,7 +21,7 @@ class Borrowed:
 
     _client: HeldClient
     _lease: Lease[PooledConnection]
-    _node: Node
+    _node: RedisNode
 
     def __init__(
         self, lifecycle: Lifecycle[Running], template: HeldClient, key: Argument | None

@@ -30,7 +30,7 @@ from .config import RedisConfig
 from .connection import PooledConnection, TcpConnection
 from .dial import connection_options
 from .failures import classify
-from .node import Node
+from .node import RedisNode
 from .running import Running
 
 ANYBODY = "*"
@@ -58,7 +58,7 @@ class LentPool(_NoPool):
     """What redis-py takes for its pool: it lends the connections of one node."""
 
     def __init__(
-        self, config: RedisConfig, run: Callable[[], Running], find: Callable[[], Node]
+        self, config: RedisConfig, run: Callable[[], Running], find: Callable[[], RedisNode]
     ) -> None:
         super().__init__(config)
         self.run = run
@@ -220,7 +220,10 @@ class PooledCluster(redis.RedisCluster):
             return node.use(send, state=state, deadline=deadline)
 
         reply = self.run().retrier.call(
-            attempt, idempotent=traits_of(args).repeatable(args), deadline=deadline
+            attempt,
+            idempotent=traits_of(args).repeatable(args),
+            deadline=deadline,
+            operation=traits_of(args).name,
         )
         parse = self.cluster_response_callbacks.get(args[0])
         return reply if parse is None else parse(reply, **options)

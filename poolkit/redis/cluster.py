@@ -39,7 +39,7 @@ from .config import RedisConfig
 from .connection import PooledConnection
 from .dial import ask
 from .failures import classify, part_has_run
-from .node import Node
+from .node import RedisNode
 
 logger = logging.getLogger("poolkit.redis")
 
@@ -77,13 +77,13 @@ class Cluster:
         self._outage = Outage(config.name, housekeeper(), events=events, probe=self.look_soon)
         self._lock = threading.RLock()  # a collection in here may come back
         # Replaced as a whole under _lock, read without it:
-        self._slots: list[Node | None] = []
+        self._slots: list[RedisNode | None] = []
         # Hints, written by anybody:
         self._doubted: Server | None = None
         self._doubted_at = 0.0
         # Guarded by _lock:
-        self._nodes: dict[Server, Node] = {}
-        self._retired: weakref.WeakSet[Node] = weakref.WeakSet()
+        self._nodes: dict[Server, RedisNode] = {}
+        self._retired: weakref.WeakSet[RedisNode] = weakref.WeakSet()
         self._looking: threading.Thread | None = None
         self._look_again = False
         self._ended = False
@@ -130,7 +130,7 @@ class Cluster:
 
     def _route(
         self,
-        at: Callable[[Node], ResultT],
+        at: Callable[[RedisNode], ResultT],
         work: Callable[[PooledConnection], ResultT],
         key: Argument | None,
         *,
@@ -138,7 +138,7 @@ class Cluster:
         deadline: Deadline,
     ) -> ResultT:
         """Return ``at(node)`` of the node that has *key*; where the slot is only moving to, ``work(connection)``."""
-        asking: Node | None = None
+        asking: RedisNode | None = None
         for _ in range(REDIRECTS):
             node = asking or self.node_for(key, deadline)
             try:
@@ -169,7 +169,7 @@ class Cluster:
         Those whose slot has moved, or is moving, are sent again one by one.
         """
         replies: list[Any] = [None] * len(commands)
-        shares: dict[Node, list[int]] = {}
+        shares: dict[RedisNode, list[int]] = {}
         for position, (args, traits) in enumerate(commands):
             node = self.node_for(traits.first_key(args), deadline)
             shares.setdefault(node, []).append(position)
@@ -208,7 +208,7 @@ class Cluster:
                     raise part_has_run(error) from error
         return replies
 
-    def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
+    def node_for(self, key: Argument | None, deadline: Deadline) -> RedisNode:
         """Return the node that has *key*; for None, any."""
         slots = self._slots
         if not slots or self._outage.cause is not None:
@@ -229,7 +229,7 @@ class Cluster:
         self.node_for(None, ambient())
         return self._slots
 
-    def node_at(self, server: Server) -> Node:
+    def node_at(self, server: Server) -> RedisNode:
         """Return the node that *server* is."""
         with self._lock:
             if self._ended:
@@ -256,7 +256,7 @@ class Cluster:
                 return
         tell()
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[RedisNode]:
         """Return the masters, and former ones whose connections are still lent."""
         with self._lock:
             return [
@@ -291,12 +291,12 @@ class Cluster:
 
     # -- private -------------------------------------------------------------------------------------
 
-    def _hear(self, error: MovedError, node: Node) -> None:
+    def _hear(self, error: MovedError, node: RedisNode) -> None:
         """Take note of what a connection was told that redis-py, or the caller, used by itself."""
         with suppress(PoolClosed):
             self._moved(error, node)
 
-    def _moved(self, error: MovedError, node: Node) -> None:
+    def _moved(self, error: MovedError, node: RedisNode) -> None:
         """Believe the node that a slot is elsewhere, and have all of them asked."""
         there = self.node_at(_server_of(error, node))
         with self._lock:
@@ -307,10 +307,10 @@ class Cluster:
             self._slots = slots
         self.look_soon()
 
-    def _node_at_locked(self, server: Server) -> Node:
+    def _node_at_locked(self, server: Server) -> RedisNode:
         node = self._nodes.get(server)
         if node is None:
-            node = self._nodes[server] = Node(
+            node = self._nodes[server] = RedisNode(
                 f"{self._config.name} {server}",
                 self._config,
                 tally=self._tally,
@@ -321,7 +321,7 @@ class Cluster:
             )
         return node
 
-    def _wait_for_slots(self, deadline: Deadline) -> list[Node | None]:
+    def _wait_for_slots(self, deadline: Deadline) -> list[RedisNode | None]:
         """Wait until it is known where the slots are, and the nodes agree that they are served."""
         until = Deadline.after(self._config.acquire_timeout).earlier(deadline)
         if self._outage.cause is None:
@@ -344,7 +344,7 @@ class Cluster:
             raise self._outage.error()
         return self._slots
 
-    def _doubt(self, node: Node) -> None:
+    def _doubt(self, node: RedisNode) -> None:
         """Have others asked whether *node*, which did not answer, still serves."""
         now = monotonic()
         if now - self._doubted_at >= DOUBT_PAUSE:
@@ -424,7 +424,7 @@ class Cluster:
         with self._lock:
             if self._ended:
                 return
-            slots: list[Node | None] = [None] * SLOTS
+            slots: list[RedisNode | None] = [None] * SLOTS
             for first, last, server in ranges:
                 slots[first : last + 1] = [self._node_at_locked(server)] * (last - first + 1)
             self._slots = slots
@@ -448,7 +448,7 @@ def slot_of(key: Argument) -> int:
     return key_slot(bytes(key) if isinstance(key, (bytearray, memoryview)) else raw)
 
 
-def _server_of(error: AskError, node: Node) -> Server:
+def _server_of(error: AskError, node: RedisNode) -> Server:
     """Return where the redirection leads; without a host, to that of the node that sent it."""
     host = error.host
     if not host and node.server is not None:

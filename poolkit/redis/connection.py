@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import redis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
@@ -23,14 +23,12 @@ from redis.utils import HIREDIS_AVAILABLE, SENTINEL
 from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineOutcomeUnknown
 from ..core.lease import Lease
+from ..core.node import Node
 from ..core.resolving import resolve
 from .commands import Argument, Command, Session, Traits, traits_of
 from .failures import NotSent
 from .handshake import greet
 from .wire import PlainWire, TlsWire, Wire
-
-if TYPE_CHECKING:
-    from .node import Node
 
 pack_fast: Callable[[tuple[Any, ...]], bytes] | None = None
 if HIREDIS_AVAILABLE:
@@ -45,21 +43,20 @@ _NOT_GIVEN: Any = SENTINEL
 class PooledConnection(AbstractConnection):
     """One connection, to be mixed with redis-py's class for its kind of socket."""
 
-    lease: Lease[Any] | None = None
-    node: Node
+    node: Node[PooledConnection]
+    """The one that lends it."""
 
+    # What its shelf keeps of it; see core/shelf.py.
+    lease: Lease[Any] | None = None
     born = 0.0
-    """When it was opened, on the monotonic clock."""
     dies = 0.0
-    """When it has reached its lifetime."""
     last_used = 0.0
-    """When it was last put back."""
+    idle_timeout = 0.0
+    counted = False
+    retired = False
+
     news: MovedError | ReadOnlyError | None = None
     """What the server said last of where its work is done now; its node heeds it when the connection is back."""
-    counted = False
-    """Whether the pool has counted that it was opened."""
-    retired = False
-    """Whether the pool has closed it, and counted that."""
     command_timeout = 5.0
     """Seconds that the answer to a command may take."""
     connect_until = 0.0
@@ -87,9 +84,9 @@ class PooledConnection(AbstractConnection):
 
     # -- open ----------------------------------------------------------------------------------------
 
-    def open(self, until: Deadline, timeout: float) -> None:
-        """Connect within *timeout* seconds, or until the deadline: two round trips, TLS apart."""
-        self.connect_until = min(until.at, monotonic() + timeout)
+    def open(self, until: Deadline) -> None:
+        """Connect, *until* then at the latest: two round trips, TLS apart."""
+        self.connect_until = until.at
         self.connect()
         self.born = self.last_used = monotonic()
 

@@ -69,7 +69,7 @@ def ask(
     conn.ready_check = False
     until = Deadline.after(timeout).earlier(until)
     try:
-        conn.open(until, timeout)
+        conn.open(until)
         return [conn.command(words, traits_of(words), until=until) for words in questions]
     finally:
         conn.disconnect()

@@ -21,7 +21,7 @@ from .commands import Argument, Command, Traits, traits_of
 from .config import RedisConfig
 from .connection import PooledConnection
 from .failures import classify, classify_alone, part_has_run
-from .node import Node
+from .node import RedisNode
 from .sentinels import Sentinels
 from .topology import Single, Topology
 
@@ -71,7 +71,10 @@ class Running:
             return topology.command(args, traits, decode=decode, state=state, deadline=deadline)
 
         return self.retrier.call(
-            attempt, idempotent=idempotent or traits.repeatable(args), deadline=deadline
+            attempt,
+            idempotent=idempotent or traits.repeatable(args),
+            deadline=deadline,
+            operation=traits.name,
         )
 
     def batch(self, commands: Sequence[Command], *, idempotent: bool = False) -> list[Any]:
@@ -85,7 +88,9 @@ class Running:
         def attempt(state: Try) -> list[Any]:
             return self.topology.batch(commands, state=state, deadline=deadline)
 
-        replies = self.retrier.call(attempt, idempotent=idempotent, deadline=deadline)
+        replies = self.retrier.call(
+            attempt, idempotent=idempotent, deadline=deadline, operation="PIPELINE"
+        )
         for at, reply in enumerate(replies):
             if self._was_not_run(reply):
                 try:
@@ -113,7 +118,12 @@ class Running:
             node = self.topology.node_for(traits.first_key(args), deadline)
             return node.use(work, state=state, deadline=deadline)
 
-        return self.retrier.call(attempt, idempotent=traits.repeatable(args), deadline=deadline)
+        return self.retrier.call(
+            attempt,
+            idempotent=traits.repeatable(args),
+            deadline=deadline,
+            operation=traits.name,
+        )
 
     # -- inspect and close ---------------------------------------------------------------------------
 
@@ -166,7 +176,7 @@ class Running:
             return Cluster(config, tally=self.tally, events=self.events)
         locate = Sentinels(config).master if config.has_sentinels else lambda _: config.servers[0]
         return Single(
-            Node(config.name, config, tally=self.tally, events=self.events, locate=locate)
+            RedisNode(config.name, config, tally=self.tally, events=self.events, locate=locate)
         )
 
     def _was_not_run(self, reply: object) -> bool:

@@ -9,7 +9,7 @@ from ..core.deadline import Deadline
 from ..core.retry import Try
 from .address import Server
 from .commands import Argument, Command, Traits
-from .node import Node
+from .node import RedisNode
 
 
 class Topology(Protocol):
@@ -29,13 +29,13 @@ class Topology(Protocol):
     def batch(self, commands: Sequence[Command], *, state: Try, deadline: Deadline) -> list[Any]:
         """Send *commands* in one round trip a node, and return their replies in order."""
 
-    def node_for(self, key: Argument | None, deadline: Deadline) -> Node:
+    def node_for(self, key: Argument | None, deadline: Deadline) -> RedisNode:
         """Return the node that has *key*; for None, any."""
 
-    def node_at(self, server: Server) -> Node:
+    def node_at(self, server: Server) -> RedisNode:
         """Return the node that *server* is."""
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[RedisNode]:
         """Return the nodes there are now."""
 
     def sweep(self) -> None:
@@ -54,20 +54,20 @@ class Topology(Protocol):
 class Single:
     """One node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: RedisNode) -> None:
         self._node = node
         self.command = node.command
         self.batch = node.batch
 
-    def node_for(self, key: Argument | None, deadline: Deadline) -> Node:  # noqa: ARG002
+    def node_for(self, key: Argument | None, deadline: Deadline) -> RedisNode:  # noqa: ARG002
         """Return the only node."""
         return self._node
 
-    def node_at(self, server: Server) -> Node:  # noqa: ARG002
+    def node_at(self, server: Server) -> RedisNode:  # noqa: ARG002
         """Return the only node."""
         return self._node
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[RedisNode]:
         """Return the only node."""
         return [self._node]
 

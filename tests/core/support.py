@@ -57,6 +57,35 @@ class Task(threading.Thread):
         assert hit == 1
 
 
+class Conn:
+    """A connection for a shelf, that is as the test says."""
+
+    def __init__(self, *, lifetime: float = 1800.0, idle_timeout: float = 30.0) -> None:
+        self.lease: Any = None
+        self.born = self.last_used = time.monotonic()
+        self.dies = self.born + lifetime if lifetime else 0.0
+        self.idle_timeout = idle_timeout
+        self.counted = self.retired = False
+        self.settled = self.is_connected = self.quiet = self.answering = True
+        self.asked = self.disowned = 0
+
+    def is_quiet(self) -> bool:
+        return self.quiet
+
+    def hung_up(self) -> bool:
+        return not self.is_connected
+
+    def answers(self, until: object, timeout: float) -> bool:
+        self.asked += 1
+        return self.answering
+
+    def disconnect(self) -> None:
+        self.is_connected = self.settled = False
+
+    def disown(self) -> None:
+        self.disowned += 1
+
+
 def eventually(condition: Callable[[], Any], timeout: float = LONG) -> None:
     """Wait until *condition* holds: for what no event tells, such as that a thread waits."""
     end = time.monotonic() + timeout

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextvars
 import math
+import sys
 import time
 
 import pytest
 
 from poolkit import ConfigError, Deadline, DeadlineExceeded, deadline
+from poolkit.core import deadline as deadline_module
 from poolkit.core.deadline import NEVER, ambient
 
 from .support import LONG, Task
@@ -75,6 +77,42 @@ def test_a_block_is_not_entered_twice_at_a_time_but_may_be_used_again():
     with block as again:
         assert ambient() is again
     assert ambient() is NEVER
+
+
+class _Struck(BaseException):
+    """What an interruption raises."""
+
+
+@pytest.mark.parametrize("outer", [0.5, 50])
+def test_an_interruption_at_any_point_leaves_no_deadline_behind(outer):
+    points = 0
+    struck = True
+    while struck:
+        struck = False
+        left = points = points + 1
+
+        def strike(frame, event, called):
+            nonlocal left, struck
+            # That is where the interpreter looks for signals; a finalizer can't be interrupted so.
+            if event not in ("call", "c_return") or frame.f_code.co_name == "__del__":
+                return
+            left -= frame.f_code.co_filename == deadline_module.__file__
+            if left == 0 and not struck:
+                struck = True
+                raise _Struck
+
+        with deadline(outer) as limit:
+            sys.setprofile(strike)
+            try:
+                with deadline(5):
+                    pass
+            except _Struck:
+                pass
+            finally:
+                sys.setprofile(None)
+            assert ambient() is limit, f"point {points}"
+        assert ambient() is NEVER
+    assert points > 4
 
 
 def test_a_new_thread_has_no_deadline():

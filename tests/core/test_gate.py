@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import signal
 import threading
 import time
+from contextlib import suppress
 from time import monotonic
 
 import pytest
@@ -18,6 +20,7 @@ from poolkit import BackendUnavailable, Deadline, PoolClosed, PoolOverloaded
 from poolkit.core import gate as gate_module
 from poolkit.core.deadline import NEVER
 from poolkit.core.gate import Gate, Waited
+from tests.redis.support import Interruption, Struck
 
 from .support import LONG, Interrupted, Task, eventually, together
 
@@ -618,6 +621,34 @@ def test_ctrl_c_in_the_waiting_main_thread_loses_no_turn():
     assert turnstile.waiting == 0
     holder.go()
     assert_nothing_is_lost(turnstile, 1)
+
+
+def test_interrupted_on_taking_again_the_turn_it_left_lying_a_thread_loses_none():
+    for point in itertools.count(1):
+        turnstile = gate()
+        turnstile.enter(NEVER, LONG)
+        waiter = waiting_visitor(turnstile)
+        with turnstile._lock:  # so that the waiter can't find it
+            turnstile.put_down(None)
+            with suppress(Struck), Interruption(point) as interruption:
+                turnstile.enter(NEVER, LONG)
+        if interruption.where is None:
+            turnstile.leave()
+        waiter.go()
+        assert_nothing_is_lost(turnstile, 1)
+        if interruption.where is None:
+            break
+
+    assert point > 2
+
+
+def test_a_closed_gate_empties_though_the_last_to_leave_was_interrupted_half_way():
+    turnstile = gate()
+    turnstile.enter(NEVER, LONG)
+    turnstile.close(closed)
+    turnstile.put_down(None)
+
+    assert turnstile.wait_empty(Deadline.after(0.0))
 
 
 def test_a_crowd_with_every_kind_of_luck_leaves_nothing_behind():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import itertools
 import logging
 import threading
 from collections import deque
@@ -31,6 +32,7 @@ from poolkit.core.lending import Lender
 from poolkit.core.outage import Outage
 from poolkit.core.retry import Again, Retrier, Verdict
 from poolkit.core.stats import Tally
+from tests.redis.support import Interruption, Struck
 
 from .support import LONG, Interrupted, Task, eventually, together
 
@@ -893,3 +895,79 @@ def test_an_interrupted_wait_for_the_backend_leaves_no_trace():
 
     task.end()
     assert pool.stats.waiting == 0
+
+
+# -- interrupted at any point --------------------------------------------------------------------------
+
+
+def lend_and_return(pool):
+    with pool.connection():
+        pass
+
+
+def alone(pool):
+    """Nobody else wants a connection."""
+    return lambda: lend_and_return(pool), lambda: None
+
+
+def wanted(pool):
+    """Another one waits for the connection that is given back."""
+    held = [pool.lender.lend(NEVER)]
+    waiter = Task(lend_and_return, pool)
+    eventually(lambda: pool.lender.waiting == 1)
+    return lambda: pool.lender.take_back(*held.pop()), waiter.result
+
+
+def waiting(pool):
+    """Another one has the connection."""
+    over = threading.Event()
+
+    def hold():
+        with pool.connection():
+            eventually(lambda: pool.lender.waiting or over.is_set())
+
+    def finish():
+        over.set()
+        holder.result()
+
+    holder = Task(hold)
+    eventually(lambda: pool.stats.in_use == 1)
+    return lambda: lend_and_return(pool), finish
+
+
+def in_vain(pool):
+    """No connection can be had."""
+
+    def work():
+        with contextlib.suppress(ConnectionRefusedError):
+            pool.lender.lend(NEVER)
+
+    def finish():
+        pool.store.next_error = None
+
+    pool.store.next_error = ConnectionRefusedError()
+    return work, finish
+
+
+@pytest.mark.parametrize("scene", [alone, wanted, waiting, in_vain])
+def test_an_interruption_at_any_point_loses_no_turn(scene, caplog):
+    caplog.set_level(logging.CRITICAL, "poolkit")
+    lost = []
+    for point in itertools.count(1):
+        pool = Pool(acquire_timeout=LONG)
+        work, finish = scene(pool)
+        with contextlib.suppress(Struck), Interruption(point) as interruption:
+            work()
+        if interruption.where is None:
+            break
+        gc.collect()
+        pool.lender.reclaim()  # what was interrupted before it was given back
+        try:
+            finish()
+            pool.lender.acquire_timeout = 0.0
+            pool.assert_all_there()
+        except Exception as error:
+            lost.append((interruption.where, repr(error)))
+
+    assert lost == []
+    assert point > 5

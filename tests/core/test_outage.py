@@ -225,6 +225,30 @@ def test_a_mended_hopeless_cause_is_forgotten(scene):
     assert len(scene.clock.pending) == 1
 
 
+@pytest.mark.parametrize("hopeless", [False, True])
+def test_when_nothing_is_known_any_more_nobody_is_told_or_kept_waiting(scene, hopeless):
+    scene.outage.down(CAUSE, hopeless=hopeless)
+
+    scene.outage.forget()
+
+    assert scene.outage.cause is None
+    assert scene.outage.wait(Deadline.after(0.0)) is True
+    for timer in scene.clock.pending:
+        timer.fire()
+    assert scene.probes == 0
+
+
+def test_that_it_was_reached_is_told_again_after_nothing_was_known(scene):
+    scene.outage.up()()
+    scene.outage.down(CAUSE)()
+    scene.outage.forget()
+    assert scene.heard[-1] != "ready"
+
+    scene.outage.up()()
+
+    assert scene.heard[-1] == "ready"
+
+
 def test_after_the_end_nothing_is_planned_or_probed(scene, monkeypatch):
     monkeypatch.setattr(outage_module, "HOPELESS_PAUSE", 0.0)
     scene.outage.down(CAUSE)

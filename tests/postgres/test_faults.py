@@ -583,6 +583,8 @@ class TestCtrlC:
 
         assert_whole(pool, 1)
 
+    # One that falls into a finalizer is swallowed by Python, which says so.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_a_storm_of_it_loses_no_connections(
         self, conninfo: str, make_pool: MakePool, watch: Watch
     ) -> None:

@@ -7,7 +7,7 @@ import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from types import FrameType, TracebackType
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from poolkit import Listener, PoolTimeout, RedisPool
 from poolkit.embedded import RedisServer
-from poolkit.redis.node import Node
+from poolkit.redis.node import RedisNode
 from tests.faults.proxy import FaultProxy
 
 SCHEDULING = 0.15
@@ -123,11 +123,14 @@ class Interruption:
     """Raises :class:`Struck` at the n-th point of a block where the interpreter looks for signals.
 
     That is on entering a function, and when one written in C has returned (CPython's "eval breaker");
-    only points inside poolkit and redis-py count. ``where`` says which it was; None if there are fewer.
+    only points in files count whose path has one of *within*. ``where`` says which it was; None if there are fewer.
     """
 
-    def __init__(self, at: int) -> None:
+    def __init__(
+        self, at: int, *, within: Sequence[str] = ("/poolkit/", "/site-packages/redis/")
+    ) -> None:
         self._left = at
+        self._within = within
         self.where: str | None = None
 
     def __enter__(self) -> Interruption:
@@ -146,7 +149,7 @@ class Interruption:
         if event not in ("call", "c_return"):
             return
         file = frame.f_code.co_filename
-        if not any(part in file for part in ("/poolkit/", "/site-packages/redis/")):
+        if not any(part in file for part in self._within):
             return
         if "/tests/" in file or frame.f_code.co_name == "__del__":  # can't be raised in a finalizer
             return
@@ -159,7 +162,7 @@ class Interruption:
             raise Struck
 
 
-def node_of(cache: RedisPool) -> Node:
+def node_of(cache: RedisPool) -> RedisNode:
     """Return the one node of a pool that is open."""
     running = cache._lifecycle.running
     assert running is not None

@@ -13,7 +13,7 @@ import redis
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from poolkit import BackendUnavailable, ConfigError, PoolClosed, RedisConfig, RedisPool
-from poolkit.redis.shelf import FRESH
+from poolkit.core.shelf import FRESH
 from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 

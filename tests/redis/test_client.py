@@ -401,7 +401,7 @@ def test_a_subscription_goes_on_when_the_thread_that_made_it_has_ended(cache):
     maker = Task(subscribe)
     reader = maker.result()
     maker.join()
-    (lease,) = node_of(cache).lender.book._open
+    (lease,) = node_of(cache).lender.book.open
     eventually(lambda: lease.user is reader)
 
     node_of(cache).sweep()

@@ -80,7 +80,7 @@ def test_a_user_that_may_only_read_and_write_can_do_that(limited):
 def test_a_user_that_may_not_ask_for_a_pong_keeps_its_connections(limited):
     with RedisPool(limited) as cache:
         cache.get("k")
-        node_of(cache)._shelf.suspect()
+        node_of(cache)._node.shelf.suspect()
 
         cache.get("k")
 

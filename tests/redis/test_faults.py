@@ -23,6 +23,7 @@ from poolkit import (
     RetryPolicy,
     deadline,
 )
+from poolkit.core import node as core_node
 from poolkit.embedded import EmbeddedError
 from poolkit.redis import node as node_module
 from poolkit.redis.connection import PooledConnection
@@ -548,16 +549,16 @@ def test_one_probe_at_a_time_looks_for_the_server(proxied, monkeypatch):
     opening, seen = [], []
     connect = PooledConnection.open
 
-    def counted(self, until, timeout):
+    def counted(self, until):
         opening.append(self)
         seen.append(len(opening))
         try:
-            connect(self, until, timeout)
+            connect(self, until)
         finally:
             opening.remove(self)
 
     monkeypatch.setattr(PooledConnection, "open", counted)
-    monkeypatch.setattr(node_module, "PROBE_TIMEOUT", 0.05)
+    monkeypatch.setattr(core_node, "PROBE_TIMEOUT", 0.05)
     with RedisPool(url, acquire_timeout=LONG, connect_timeout=0.5) as cache:
         cache.get("k")
         proxy.blackhole()
@@ -582,12 +583,12 @@ def test_who_fails_while_a_probe_looks_has_no_second_one_look(redis_url, monkeyp
     opening = []
     connect = PooledConnection.open
 
-    def controlled(self, until, timeout):
+    def controlled(self, until):
         name = threading.current_thread().name.partition("-")[0].replace("poolkit", "probe")
         opening.append(name)
         assert fail[name].wait(LONG)
         if name == "probe":
-            connect(self, until, timeout)
+            connect(self, until)
         else:
             raise redis.ConnectionError("Connection refused")
 
@@ -894,7 +895,13 @@ def test_a_fork_while_others_hold_every_lock_does_not_hang_the_child(redis_url):
         held, go = threading.Event(), threading.Event()
 
         def hold():
-            locks = (node._lock, node._shelf._lock, node.lender.gate._lock, node.outage._lock)
+            locks = (
+                node._lock,
+                node._node._prober._lock,
+                node._node.shelf._lock,
+                node.lender.gate._lock,
+                node.outage._lock,
+            )
             for lock in locks:
                 lock.acquire()
             held.set()
