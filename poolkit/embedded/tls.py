@@ -34,18 +34,7 @@ class TlsProxy(Server):
         return Home("tls", polite=signal.SIGTERM, demoted=False)
 
     def _create(self, home: Home) -> None:
-        """Make an authority and a certificate, both for this proxy alone."""
-        try:
-            import trustme
-        except ImportError as error:
-            raise EmbeddedError(
-                "the package trustme, which makes the certificate, is not installed: "
-                "pip install 'poolkit[embedded]'"
-            ) from error
-        authority = trustme.CA()
-        certificate = authority.issue_cert("localhost", "127.0.0.1")
-        home.write(AUTHORITY, authority.cert_pem.bytes().decode())
-        home.write(CERTIFICATE, certificate.private_key_and_cert_chain_pem.bytes().decode())
+        write_certificate(home)
 
     def _command(self, home: Home, port: int) -> Sequence[str | Path]:
         python = [sys.executable, "-I", "-S", tls_proxy.__file__]
@@ -53,3 +42,18 @@ class TlsProxy(Server):
 
     def _is_ready(self, home: Home) -> bool:
         return tls_proxy.listening(home.pid) in home.log().splitlines()
+
+
+def write_certificate(home: Home) -> None:
+    """Make an authority and a certificate, both for the server of this home alone."""
+    try:
+        import trustme
+    except ImportError as error:
+        raise EmbeddedError(
+            "the package trustme, which makes the certificate, is not installed: "
+            "pip install 'poolkit[embedded]'"
+        ) from error
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    home.write(AUTHORITY, authority.cert_pem.bytes().decode())
+    home.write(CERTIFICATE, certificate.private_key_and_cert_chain_pem.bytes().decode())
