@@ -1,4 +1,4 @@
-"""Connection pools for threaded Python servers; PostgreSQL and Redis so far.
+"""Connection pools for threaded Python servers: PostgreSQL, Redis, HTTP and Firestore.
 
 ``import poolkit`` loads no driver; each name is imported when it is first used.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from .core.version import __version__
 
 if TYPE_CHECKING:
     from . import embedded as embedded
@@ -29,12 +31,26 @@ if TYPE_CHECKING:
     from .core.retry import RetryPolicy as RetryPolicy
     from .core.stats import Histogram as Histogram
     from .core.stats import PoolStats as PoolStats
+    from .firestore.bulk import BulkResult as BulkResult
+    from .firestore.config import FirestoreConfig as FirestoreConfig
+    from .firestore.pool import FirestorePool as FirestorePool
+    from .http.config import HttpConfig as HttpConfig
+    from .http.events import HttpListener as HttpListener
+    from .http.pool import HttpPool as HttpPool
+    from .http.response import StatusError as StatusError
+    from .kit.current import configure as configure
+    from .kit.current import current as current
+    from .kit.health import HealthChecker as HealthChecker
+    from .kit.health import Status as Status
+    from .kit.kit import PoolKit as PoolKit
+    from .kit.leaks import LeakDetector as LeakDetector
+    from .kit.sizing import PoolSize as PoolSize
+    from .kit.sizing import pool_size as pool_size
+    from .kit.watching import WatchSettings as WatchSettings
     from .postgres.config import PostgresConfig as PostgresConfig
     from .postgres.pool import PostgresPool as PostgresPool
     from .redis.config import RedisConfig as RedisConfig
     from .redis.pool import RedisPool as RedisPool
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Deadline": ".core.deadline",
@@ -55,6 +71,22 @@ _HOMES = {
     "RetryPolicy": ".core.retry",
     "Histogram": ".core.stats",
     "PoolStats": ".core.stats",
+    "HttpConfig": ".http.config",
+    "HttpListener": ".http.events",
+    "HttpPool": ".http.pool",
+    "StatusError": ".http.response",
+    "configure": ".kit.current",
+    "current": ".kit.current",
+    "HealthChecker": ".kit.health",
+    "Status": ".kit.health",
+    "PoolKit": ".kit.kit",
+    "LeakDetector": ".kit.leaks",
+    "PoolSize": ".kit.sizing",
+    "pool_size": ".kit.sizing",
+    "WatchSettings": ".kit.watching",
+    "BulkResult": ".firestore.bulk",
+    "FirestoreConfig": ".firestore.config",
+    "FirestorePool": ".firestore.pool",
     "PostgresConfig": ".postgres.config",
     "PostgresPool": ".postgres.pool",
     "RedisConfig": ".redis.config",

@@ -1,0 +1,1 @@
+"""HttpPool and what it is made of."""

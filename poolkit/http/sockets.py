@@ -1,0 +1,87 @@
+"""Sockets that keep a deadline, whoever reads from them or writes to them.
+
+A socket's own time-out is for one call: a server that sends a byte a second never runs into it. These look at
+the deadline before each call, so http.client, urllib3 and ssl keep it without knowing of it.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any
+
+from ..core.deadline import NEVER, Deadline
+
+if TYPE_CHECKING:
+    _Socket = socket.socket
+else:
+    _Socket = object
+
+_PIECE = 64 * 1024
+"""Bytes handed to TLS at a time, since it looks at the time-out anew for each record, not for the whole."""
+
+
+class _Bounded(_Socket):
+    """Bounds the calls that http.client, urllib3 and ssl make on a socket."""
+
+    deadline: Deadline = NEVER
+
+    def recv(self, *args: Any) -> bytes:
+        self._wait_at_most()
+        return super().recv(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        self._wait_at_most()
+        return super().recv_into(*args)
+
+    def send(self, *args: Any) -> int:
+        self._wait_at_most()
+        return super().send(*args)
+
+    def _wait_at_most(self) -> None:
+        """Let the next call take the time that is left."""
+        left = self.deadline.remaining()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left if left < _FOREVER else None)
+
+
+class BoundedSocket(_Bounded, socket.socket):
+    """A TCP or Unix-domain socket that keeps ``deadline``."""
+
+    def sendall(self, *args: Any) -> None:
+        self._wait_at_most()
+        super().sendall(*args)  # bounds the whole, not each piece
+
+
+class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
+    """A TLS socket that keeps ``deadline``. Made by a context whose ``sslsocket_class`` it is."""
+
+    @classmethod
+    def _create(cls, sock: socket.socket, *args: Any, **options: Any) -> BoundedTlsSocket:
+        """Make one of *sock*, and shake hands, within the deadline of that."""
+        deadline = sock.deadline if isinstance(sock, _Bounded) else NEVER
+        if isinstance(sock, _Bounded):
+            sock._wait_at_most()
+        shakes = options.pop("do_handshake_on_connect", True)
+        made: BoundedTlsSocket = super()._create(  # type: ignore[misc]
+            sock, *args, do_handshake_on_connect=False, **options
+        )
+        made.deadline = deadline
+        if shakes:
+            try:
+                made.do_handshake()
+            except BaseException:  # ssl would leave it open after a Ctrl-C
+                made.close()
+                raise
+        return made
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        with memoryview(data) as view, view.cast("B") as octets:
+            at = 0
+            while at < len(octets):
+                at += self.send(octets[at : at + _PIECE], flags)
+
+
+_FOREVER = 10_000_000.0
+"""Seconds from which on a time-out is none; the system's own limit is a little higher."""
