@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from poolkit import embedded
-from poolkit.embedded import EmbeddedError, PostgresServer, RedisCluster, RedisSentinel, RedisServer
+from poolkit.embedded import (
+    EmbeddedError,
+    FirestoreServer,
+    PostgresServer,
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+)
+from poolkit.embedded.firestore import find_jar
 
 # A run in the background of a script is born with Ctrl-C ignored, and so would be all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -125,7 +133,38 @@ def redis_sentinel(_redis_sentinel: RedisSentinel) -> RedisSentinel:
     return _redis_sentinel
 
 
-def _mend(servers: list[RedisServer]) -> None:
+@pytest.fixture(scope="session")
+def firestore_server() -> Iterator[FirestoreServer]:
+    """Give the one Firestore emulator of this run: for tests that leave it as they found it, but for documents."""
+    with _started_firestore() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _frail_firestore() -> Iterator[FirestoreServer]:
+    with _started_firestore() as server:
+        yield server
+
+
+@pytest.fixture
+def frail_firestore(_frail_firestore: FirestoreServer) -> FirestoreServer:
+    """Give a Firestore emulator that may be killed and frozen; it is mended for the next test."""
+    _mend([_frail_firestore])
+    return _frail_firestore
+
+
+@contextmanager
+def _started_firestore() -> Iterator[FirestoreServer]:
+    server = FirestoreServer()
+    try:
+        find_jar()
+    except EmbeddedError as error:
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+def _mend(servers: Sequence[RedisServer | FirestoreServer]) -> None:
     for server in servers:
         with suppress(EmbeddedError):  # one that does not run can't be frozen
             server.resume()  # first: a frozen one answers nothing

@@ -1,5 +1,7 @@
-"""Real servers from wheels, private to a block: for a laptop, a test, a demo."""
+"""Real servers, private to a block: for a laptop, a test, a demo."""
 
+from .firestore import FirestoreServer, firestore
+from .http import Counts, HttpServer, http
 from .postgres import PostgresServer, postgres
 from .process import EmbeddedError
 from .redis import RedisServer, redis
@@ -8,8 +10,13 @@ from .redis_sentinel import RedisSentinel, redis_sentinel
 
 __all__ = [
     "EmbeddedError",
+    "FirestoreServer",
+    "firestore",
     "PostgresServer",
     "postgres",
+    "HttpServer",
+    "http",
+    "Counts",
     "RedisServer",
     "redis",
     "RedisCluster",
