@@ -1,0 +1,1 @@
+"""FirestorePool and what it is made of."""
