@@ -1,0 +1,127 @@
+"""What watches the pools of a kit, for one process: health, leaks, and whether the server admits so many."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core import checks
+from ..core.deadline import Deadline, deadline
+from ..core.lease import Holder
+from ..core.stats import PoolStats, Tally
+from .backends import AnyPool
+from .health import HealthChecker, Limits
+from .leaks import LeakDetector
+
+logger = logging.getLogger("poolkit")
+
+ADVICE_TIMEOUT = 5.0
+"""Seconds in which the server has to say how many connections it admits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """How the pools are watched. Times are in seconds.
+
+    ``health_every``, ``health_timeout``
+        between two checks of a pool, and for each; ``limits`` say from where on a pool is degraded.
+    ``leaks_every``
+        between two looks for leaks.
+    """
+
+    health_every: float = 30.0
+    health_timeout: float = 5.0
+    limits: Limits = field(default_factory=Limits)
+    leaks_every: float = 60.0
+
+    def __post_init__(self) -> None:
+        checks.seconds("health_every", self.health_every, zero=False)
+        checks.seconds("health_timeout", self.health_timeout, zero=False)
+        checks.seconds("leaks_every", self.leaks_every, zero=False)
+
+
+class Watching:
+    """Watches the pools of a kit in one process. After a fork, the child makes its own."""
+
+    def __init__(
+        self, pools: Mapping[str, AnyPool], settings: WatchSettings | None, *, instances: int
+    ) -> None:
+        self._pools = pools
+        self._instances = instances
+        self._active = settings is not None
+        settings = settings or WatchSettings()
+        self.health = HealthChecker(
+            pools,
+            every=settings.health_every,
+            timeout=settings.health_timeout,
+            limits=settings.limits,
+        )
+        self.leaks = LeakDetector(pools, every=settings.leaks_every)
+        self._adviser: threading.Thread | None = None
+
+    def announce_open(self) -> None:
+        """Begin to watch. Called once, with no lock held."""
+        if not self._active:
+            return
+        self.health.start()
+        self.leaks.start()
+        if "postgres" in self._pools:
+            self._adviser = threading.Thread(
+                target=self._advise, name="poolkit-advice", daemon=True
+            )
+            self._adviser.start()
+
+    def stop(self, deadline: Deadline) -> None:
+        """Watch no more."""
+        self.leaks.stop()
+        self.health.stop(deadline)
+        if self._adviser is not None and self._adviser is not threading.current_thread():
+            self._adviser.join(max(0.0, deadline.remaining()))
+
+    def announce_closed(self) -> None:
+        """Nothing is to be told: the pools tell it."""
+
+    def abandon(self) -> None:
+        """In a forked child: the threads are the parent's."""
+
+    def stats(self) -> PoolStats:
+        """Return nothing: it has no connections of its own."""
+        return PoolStats.of(Tally(), name="", max_size=0, in_use=0, waiting=0)
+
+    def holders(self) -> list[Holder]:
+        """Return nobody."""
+        return []
+
+    def _advise(self) -> None:
+        """Warn if all instances together may open more connections than the server admits."""
+        pool = self._pools["postgres"]
+        try:
+            with deadline(ADVICE_TIMEOUT):
+                admits = admitted(pool)
+        except Exception as error:  # noqa: BLE001 - no advice, then
+            logger.debug("pool %r: max_connections could not be asked for: %s", pool.name, error)
+            return
+        wanted = self._instances * pool.config.max_size
+        if wanted > admits:
+            logger.warning(
+                "pool %r: %d instances may open %d connections in all, the server admits %d; "
+                "lower max_size to %d, or raise the server's max_connections",
+                pool.name,
+                self._instances,
+                wanted,
+                admits,
+                max(1, admits // self._instances),
+                extra={"pool": pool.name},
+            )
+
+
+def admitted(pool: Any) -> int:
+    """Ask the server of a PostgresPool how many connections it admits, those for its administrators left out."""
+    (count,) = pool.query_one(
+        "select current_setting('max_connections')::int"
+        " - current_setting('superuser_reserved_connections')::int"
+    )
+    return int(count)
