@@ -1,0 +1,1 @@
+"""What pools do, told to logs, to Prometheus and to OpenTelemetry."""
