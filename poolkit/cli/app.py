@@ -11,6 +11,11 @@ import click
 
 COMMANDS = {
     "demo": "poolkit.cli.demo",
+    "check": "poolkit.cli.check",
+    "config": "poolkit.cli.config",
+    "presets": "poolkit.cli.presets",
+    "size": "poolkit.cli.size",
+    "completion": "poolkit.cli.completion",
 }
 
 

@@ -12,12 +12,21 @@ import pytest
 SMALL = ("--threads", "20", "--requests-per-thread", "2")
 CONTENDERS = ["no pool", "no pool, 80 at once", "psycopg_pool", "poolkit"]
 CACHED = ["no cache", "redis-py, no pool", "redis-py", "redis-py, blocking", "poolkit"]
+CALLED = ["no pool", "requests.Session", "poolkit"]
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, timeout=55, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def demo_scenes():
+    """Give the scenes that a demo has in JSON."""
+    result = python("-m", "poolkit", "demo", *SMALL, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)["scenes"]
 
 
 @pytest.mark.parametrize("module", ["poolkit", "poolkit.cli"])
@@ -65,7 +74,7 @@ def test_demo_compares_the_contenders_and_names_the_leak():
     result = python("-m", "poolkit", "demo", *SMALL)
 
     assert result.returncode == 0, result.stderr
-    for contender in CONTENDERS + CACHED:
+    for contender in CONTENDERS + CACHED + CALLED:
         assert f"{contender}: 40 requests ..." in result.stderr
         assert any(line.startswith(f"{contender}  ") for line in result.stdout.splitlines())
     assert "A pool cuts latency by 70 to 90 %" in result.stdout
@@ -76,13 +85,11 @@ def test_demo_compares_the_contenders_and_names_the_leak():
     assert "in monthly_report" in leaked
     assert "hits" in result.stdout
     assert "Redis goes away, and comes back" in result.stdout
+    assert "A host that is slow" in result.stdout
 
 
-def test_demo_in_json():
-    result = python("-m", "poolkit", "demo", *SMALL, "--json")
-
-    assert result.returncode == 0, result.stderr
-    scene, _ = json.loads(result.stdout)["scenes"]
+def test_demo_in_json(demo_scenes):
+    scene, _, _ = demo_scenes
     assert [run["contender"] for run in scene["runs"]] == CONTENDERS
     for run in scene["runs"]:
         assert (run["requests"], run["answered"], run["errors"]) == (40, 40, 0)
@@ -96,11 +103,8 @@ def test_demo_in_json():
     assert leak["leases_after"] == 0
 
 
-def test_demo_puts_a_cache_in_front_and_takes_it_away():
-    result = python("-m", "poolkit", "demo", *SMALL, "--json")
-
-    assert result.returncode == 0, result.stderr
-    _, scene = json.loads(result.stdout)["scenes"]
+def test_demo_puts_a_cache_in_front_and_takes_it_away(demo_scenes):
+    _, scene, _ = demo_scenes
     assert [run["contender"] for run in scene["runs"]] == CACHED
     for run in scene["runs"]:
         assert (run["requests"], run["answered"], run["errors"]) == (40, 40, 0)
@@ -117,6 +121,21 @@ def test_demo_puts_a_cache_in_front_and_takes_it_away():
     assert outage["longest"] > 0.5, "of those that waited for the server"
     assert outage["first_answer_after"] < 10
     assert outage["probes"] >= 1
+
+
+def test_demo_calls_a_service_and_a_slow_host_beside_it(demo_scenes):
+    *_, scene = demo_scenes
+    assert [run["contender"] for run in scene["runs"]] == CALLED
+    for run in scene["runs"]:
+        assert (run["requests"], run["answered"], run["errors"]) == (40, 40, 0)
+    without, _, ours = scene["runs"]
+    assert without["connections_opened"] == 40
+    assert ours["connections_peak"] <= ours["connections_opened"] <= 20
+    slow = scene["slow_host"]
+    assert slow["held"] == 20
+    assert slow["beside"]["errors"] == 0
+    assert slow["beside"]["answered"] == slow["beside"]["requests"]
+    assert slow["beside"]["p50"] < slow["takes"], "they did not wait in that line"
 
 
 def test_ctrl_c_ends_the_demo_without_a_traceback():

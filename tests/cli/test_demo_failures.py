@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from click.testing import CliRunner
 
-from poolkit.cli.demo import cache, command, postgres
+from poolkit.cli.demo import cache, command, http, postgres
 from poolkit.cli.demo.scene import Leak
 from poolkit.cli.demo.workload import Workload
 
@@ -76,6 +76,7 @@ def demo(monkeypatch):
     def demo(scene, *arguments):
         monkeypatch.setattr(postgres, "PostgresScene", lambda: scene)
         monkeypatch.setattr(cache, "CacheScene", FakeScene)
+        monkeypatch.setattr(http, "HttpScene", FakeScene)
         return CliRunner().invoke(command, ["--threads", "2", *arguments])
 
     return demo

@@ -1,4 +1,4 @@
-"""``poolkit demo``: many concurrent requests with and without pools, a leak that is named, an outage."""
+"""``poolkit demo``: many concurrent requests with and without pools, a leak that is named, an outage, a slow host."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def command(threads: int, requests_per_thread: int, seconds: float, as_json: boo
 
     Starts private servers, and removes them at the end. With PostgreSQL it shows throughput,
     latency, connections and errors, then leaks a connection on purpose to show how the pool names
-    it. With Redis in front it shows the same and the hit rate, then kills Redis under requests.
+    it. With Redis in front it shows the same and the hit rate, then kills Redis under requests. With
+    an HTTPS service it shows the same, then calls a slow host too.
     """
     try:
         with _time_limit(seconds + _OVERTIME):
@@ -83,10 +84,11 @@ def command(threads: int, requests_per_thread: int, seconds: float, as_json: boo
 def _play(threads: int, requests_per_thread: int, until: float) -> list[Outcome]:
     from .cache import CacheScene
     from .display import display
+    from .http import HttpScene
     from .postgres import PostgresScene
     from .scene import play
 
-    scenes: list[Scene[Any]] = [PostgresScene(), CacheScene()]
+    scenes: list[Scene[Any]] = [PostgresScene(), CacheScene(), HttpScene()]
     with display() as shown:
         return [
             play(

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .scene import Claim, Finale, Leak, Outage, Outcome, Run
-from .workload import milliseconds
+from .scene import Claim, Finale, Leak, Outage, Outcome, Run, SlowHost
+from .workload import Measured, milliseconds
 
 _FAILURES_SHOWN = 3
 _WIDTH_IN_A_FILE = 84
@@ -83,6 +83,17 @@ def _finale_as_json(finale: Finale) -> dict[str, object]:
                 "leases_after": finale.leases_after,
             }
         }
+    if isinstance(finale, SlowHost):
+        return {
+            "slow_host": {
+                "threads": finale.threads,
+                "slow_threads": finale.slow_threads,
+                "takes": finale.takes,
+                "held": finale.held,
+                "alone": _measured_as_json(finale.alone),
+                "beside": _measured_as_json(finale.beside),
+            }
+        }
     return {
         "outage": {
             "threads": finale.threads,
@@ -100,9 +111,17 @@ def _finale_as_json(finale: Finale) -> dict[str, object]:
 
 
 def _run_as_json(run: Run) -> dict[str, object]:
-    measured = run.measured
     return {
         "contender": run.contender,
+        **_measured_as_json(run.measured),
+        "connections_peak": run.connections_peak,
+        "connections_opened": run.connections_opened,
+        "hit_rate": run.hit_rate,
+    }
+
+
+def _measured_as_json(measured: Measured) -> dict[str, object]:
+    return {
         "requests": measured.asked,
         "answered": measured.answered,
         "errors": measured.errors,
@@ -113,9 +132,6 @@ def _run_as_json(run: Run) -> dict[str, object]:
         "p50": _number(measured.percentile(50)),
         "p99": _number(measured.percentile(99)),
         "max": _number(measured.percentile(100)),
-        "connections_peak": run.connections_peak,
-        "connections_opened": run.connections_opened,
-        "hit_rate": run.hit_rate,
     }
 
 
@@ -190,7 +206,11 @@ def _claims_table(claims: Sequence[Claim]) -> Table:
 
 
 def _finale_lines(finale: Finale) -> Iterator[Text]:
-    return _leak_lines(finale) if isinstance(finale, Leak) else _outage_lines(finale)
+    if isinstance(finale, Leak):
+        return _leak_lines(finale)
+    if isinstance(finale, SlowHost):
+        return _slow_host_lines(finale)
+    return _outage_lines(finale)
 
 
 def _leak_lines(leak: Leak) -> Iterator[Text]:
@@ -231,5 +251,24 @@ def _outage_lines(outage: Outage) -> Iterator[Text]:
         style="red" if measured.errors else "",
     )
     for message, count in (measured.refused + measured.broken).most_common(_FAILURES_SHOWN):
+        yield Text(f"  {count:,}: {message}")
+    yield Text()
+
+
+def _slow_host_lines(finale: SlowHost) -> Iterator[Text]:
+    yield Text("A host that is slow", style="bold")
+    yield Text(
+        f"{finale.slow_threads} threads called another host, which takes {finale.takes:g} s to answer,"
+        f" and had all {finale.held} connections\nthat the pool has for it."
+        f" {finale.threads} threads called the quick one through the same pool:"
+    )
+    yield Text()
+    for when, measured in (("alone", finale.alone), ("beside it", finale.beside)):
+        yield Text(
+            f"  {when:<10} {measured.throughput:,.0f} req/s, p99"
+            f" {milliseconds(measured.percentile(99))} ms, {measured.errors} errors",
+            style="bold",
+        )
+    for message, count in finale.beside.broken.most_common(_FAILURES_SHOWN):
         yield Text(f"  {count:,}: {message}")
     yield Text()

@@ -1,6 +1,7 @@
 """What the demo is made of: scenes, one a backend, in which contenders do the same work in turn.
 
-A backend's scene is all that its module has to define; see :mod:`.postgres` and :mod:`.cache`.
+A backend's scene is all that its module has to define; see :mod:`.postgres`, :mod:`.cache`
+and :mod:`.http`.
 """
 
 from __future__ import annotations
@@ -123,7 +124,21 @@ class Outage:
     """How often the pool looked for it meanwhile."""
 
 
-Finale = Leak | Outage
+@dataclass(frozen=True, kw_only=True)
+class SlowHost:
+    """What requests to a quick host met while others called a slow one through the same pool."""
+
+    threads: int
+    slow_threads: int
+    takes: float
+    """Seconds, of an answer of the slow host."""
+    held: int
+    """Connections that the calls to it had at the time."""
+    alone: Measured
+    beside: Measured
+
+
+Finale = Leak | Outage | SlowHost
 """What is shown of the pool's manners at the end of a scene."""
 
 
