@@ -108,7 +108,7 @@ class Life:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # threads don't fail twice alike
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
