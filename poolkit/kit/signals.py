@@ -71,8 +71,12 @@ class CloseOnSigterm:
             logger.exception("kit %r could not be closed on SIGTERM", self._kit.name)
         self._closed = True
         # Python does not notice a signal that comes while the main thread is in a handler and waits thereafter.
+        # But when somebody else listens by now, the kit closed by the main thread say, once is enough.
         while not self._passed_on.is_set():
+            ours = signal.getsignal(signal.SIGTERM) == self._told
             os.kill(os.getpid(), signal.SIGTERM)
+            if not ours:
+                return
             self._passed_on.wait(AGAIN)
 
     def _end(self, number: int, frame: FrameType | None) -> None:

@@ -337,6 +337,40 @@ def test_on_sigterm_whoever_handled_it_before_is_told_after_the_kit_has_closed(c
     assert "True <PoolKit 'poolkit' closed" in said
 
 
+CLOSED_BESIDE = """
+    import os, signal, threading
+    from poolkit import PoolKit
+
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    kit = PoolKit(http=False, close_on_sigterm=True).open()
+    closing, go = threading.Event(), threading.Event()
+    close = kit.close
+
+    def slowly():
+        closing.set()
+        go.wait(30)
+        close()
+
+    kit.close = slowly
+    os.kill(os.getpid(), signal.SIGTERM)
+    closing.wait(30)
+    close()                               # the main thread is quicker, and listens no more
+    go.set()
+    while not told:
+        threading.Event().wait(0.01)
+    threading.Event().wait(0.3)           # time for more of it
+    print(len(told))
+"""
+
+
+def test_who_listens_after_the_kit_is_told_of_a_sigterm_once():
+    with run(CLOSED_BESIDE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == "1\n"
+        assert process.wait(30) == 0
+
+
 def test_sigterm_can_be_heard_in_the_main_thread_only():
     kit = PoolKit(http=False, close_on_sigterm=True)
 
