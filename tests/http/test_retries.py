@@ -575,3 +575,18 @@ def test_operations_errors_and_retries_are_exact_over_many_threads(scripted):
         assert stats.retries == 20
         assert (stats.in_use, stats.timeouts, stats.refused, stats.leaked) == (0, 0, 0, 0)
     assert len(server.requests) == 20 * (5 * 3 + 2)
+
+
+def test_a_refusal_in_stream_holds_no_connection_during_the_pause(scripted):
+    busy = response(b"busy", status=503, headers=[("Retry-After", "1")])
+    server = scripted(failing(1, lambda talk, heard: talk.send(busy)))
+    with HttpPool(max_size=1) as http:
+
+        def read() -> bytes:
+            with http.stream("GET", server.url) as answer:
+                return answer.read()
+
+        task = Task(read)
+        eventually(lambda: http.stats().retries == 1)
+        assert http.stats().in_use == 0
+        task.result()
