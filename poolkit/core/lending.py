@@ -201,6 +201,21 @@ class Lender(Generic[ResourceT]):
         for lease in self.book.orphans():
             self._reclaim(lease, lease.resource, "its thread has ended without releasing it")
 
+    def recall(self, thread: threading.Thread, *, since: float, reason: str) -> list[Holder]:
+        """Take back what *thread* alone has used, leased at *since* or later, for a *reason*; return who held it.
+
+        For that thread itself, when it can't be using any of it.
+        """
+        now = perf_counter()
+        held = [
+            (lease, lease.holder(now=now))
+            for lease in self.book.open.copy()
+            if lease.thread is lease.user is thread and lease.since >= since and not lease.passing
+        ]
+        for lease, _ in held:
+            self._reclaim(lease, lease.resource, reason)
+        return [holder for _, holder in held]
+
     def stats(self) -> PoolStats:
         """Return the state of the pool as a frozen snapshot."""
         return PoolStats.of(

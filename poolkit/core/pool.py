@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from . import checks
 from .config import PoolConfig
 from .deadline import Deadline, deadline
 from .housekeeper import housekeeper
 from .lease import Holder
+from .lending import Lender
 from .lifecycle import Lifecycle, Running
 from .stats import PoolStats, Tally
 
@@ -21,11 +23,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("poolkit")
 
-ConfigT = TypeVar("ConfigT", bound=PoolConfig)
-RunningT = TypeVar("RunningT", bound=Running)
-
 HEALTH_TIMEOUT = 5.0
 """Seconds a health check may take where no earlier deadline is in force."""
+
+
+class Lending(Running, Protocol):
+    """What a pool needs to run, in one process: it lends."""
+
+    @property
+    def lenders(self) -> Sequence[Lender[Any]]:
+        """Those who lend its connections: one, or one for each server."""
+
+
+ConfigT = TypeVar("ConfigT", bound=PoolConfig)
+RunningT = TypeVar("RunningT", bound=Lending)
 
 
 class Pool(Generic[ConfigT, RunningT]):
@@ -87,6 +98,24 @@ class Pool(Generic[ConfigT, RunningT]):
         """Return who holds connections now, the longest first."""
         running = self._lifecycle.latest
         return running.holders() if running is not None else []
+
+    def recall(
+        self, *, since: float = 0.0, reason: str = "it was recalled by its thread"
+    ) -> list[Holder]:
+        """Take back what the calling thread still holds and got at *since* or later; return what that was.
+
+        For the end of a unit of work, a request say, that should hold nothing any more. *since* is in seconds of
+        :func:`time.perf_counter`, like :attr:`Holder.since <poolkit.Holder.since>`. The connections are closed, and
+        logged and told as leaked, with *reason*.
+        """
+        running = self._lifecycle.latest
+        thread = threading.current_thread()
+        return [
+            holder
+            for lender in (running.lenders if running is not None else ())
+            if lender.book
+            for holder in lender.recall(thread, since=since, reason=reason)
+        ]
 
     def ping(self, timeout: float = HEALTH_TIMEOUT) -> float:
         """Ask the backend for a sign of life, and return how many seconds that took.

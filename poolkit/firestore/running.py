@@ -173,6 +173,11 @@ class Running:
         """Return the pool's state and counters."""
         return self.lender.stats()
 
+    @property
+    def lenders(self) -> Sequence[Lender[Any]]:
+        """Who lends its connections."""
+        return [self.lender]
+
     def holders(self) -> list[Holder]:
         """Return who makes calls now, the longest first."""
         return self.lender.holders()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
 from urllib3.exceptions import (
     LocationValueError,
@@ -19,6 +21,7 @@ from ..core.errors import AddressBlocked, ConfigError
 from ..core.events import Closed, Events, Opened
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
+from ..core.lending import Lender
 from ..core.retry import RetryPolicy
 from ..core.stats import PoolStats
 from .config import HttpConfig
@@ -139,6 +142,11 @@ class Running:
             in_use=sum(len(host.node.lender.book) for host in hosts),
             waiting=sum(host.node.lender.waiting for host in hosts),
         )
+
+    @property
+    def lenders(self) -> Sequence[Lender[Any]]:
+        """Who lends its connections, a host each."""
+        return [host.node.lender for host in self.hosts.all()]
 
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from ..core.combining import Combiner
@@ -89,6 +90,11 @@ class Running:
     def stats(self) -> PoolStats:
         """Return the pool's state and counters."""
         return self.lender.stats()
+
+    @property
+    def lenders(self) -> Sequence[Lender[Any]]:
+        """Who lends its connections."""
+        return [self.lender]
 
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""

@@ -14,6 +14,7 @@ from ..core.errors import PoolKitError
 from ..core.events import Closed, Events, Opened
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
+from ..core.lending import Lender
 from ..core.retry import Again, Phase, Retrier, Try
 from ..core.stats import PoolStats, Tally
 from .cluster import Cluster
@@ -137,6 +138,11 @@ class Running:
             in_use=sum(len(node.lender.book) for node in nodes),
             waiting=sum(node.lender.waiting for node in nodes),
         )
+
+    @property
+    def lenders(self) -> Sequence[Lender[Any]]:
+        """Who lends its connections, a server each."""
+        return [node.lender for node in self.topology.nodes()]
 
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
