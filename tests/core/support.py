@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +13,12 @@ from typing import Any
 
 LONG = 30.0
 """Seconds after which what should have happened never will. Only a failing test waits that long."""
+
+
+def named(value: object) -> str:
+    """Return what a test with *value* is called, in whichever process: without addresses."""
+    name = getattr(value, "__name__", None)
+    return name if isinstance(name, str) else re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 class Interrupted(Exception):

@@ -20,7 +20,7 @@ from poolkit import (
     RetryPolicy,
     deadline,
 )
-from tests.core.support import LONG, Task, eventually, together
+from tests.core.support import LONG, Task, eventually, named, together
 from tests.http.scripted import (
     ClientGone,
     Conversation,
@@ -567,7 +567,7 @@ def test_a_file_that_can_not_be_read_is_the_callers_error(scripted):
     assert [heard.method for heard in server.requests] == ["GET"]
 
 
-@pytest.mark.parametrize("body", [b"not bytes", [1, 2], [None], [0], iter([3.5])], ids=repr)
+@pytest.mark.parametrize("body", [b"not bytes", [1, 2], [None], [0], iter([3.5])], ids=named)
 def test_a_piece_that_is_no_bytes_is_the_callers_error(scripted, body):
     server = scripted(echo_path)
     with HttpPool() as http:

@@ -12,6 +12,7 @@ import pytest
 from urllib3 import HTTPHeaderDict
 
 from poolkit import ConfigError, HttpListener, HttpPool
+from tests.core.support import named
 from tests.http.face import values
 from tests.http.scripted import answers, response
 
@@ -402,7 +403,7 @@ def stamp(request):
         ("token", "Bearer token"),
         (stamp, "Stamp GET /p"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_the_three_kinds_of_auth(wire, auth, header):
     assert values(sent(wire, auth=auth).headers, "authorization") == [header]

@@ -29,7 +29,7 @@ from poolkit import (
     RetryPolicy,
     deadline,
 )
-from tests.core.support import Task, together
+from tests.core.support import Task, named, together
 from tests.http.face import values
 from tests.http.scripted import answers, chunked, in_turn, response
 
@@ -91,7 +91,7 @@ GZIP = [("Content-Encoding", "gzip")]
         (answers(response(bytes(2000))), {}, ResponseTooLarge, requests.ConnectionError),
         (answers(response()), {"headers": {"X": "ü€"}}, ConfigError, requests.exceptions.InvalidHeader),
     ],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 def test_errors_are_both_poolkits_and_requests(scripted, script, call, ours, theirs, stream):

@@ -21,6 +21,7 @@ from poolkit import (
     deadline,
 )
 from poolkit.postgres.address import parse
+from tests.core.support import named
 
 from .observing import Watch, at, unique
 
@@ -97,7 +98,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), WRONG, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("settings", "message"), WRONG, ids=lambda value: named(value)[:40])
 def test_wrong_value_names_its_field(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PostgresPool("host=localhost", **settings)
