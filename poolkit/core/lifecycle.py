@@ -12,13 +12,12 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from .deadline import Deadline
 from .errors import PoolClosed
 from .lease import Holder
-from .stats import PoolStats
 
 logger = logging.getLogger("poolkit")
 
@@ -29,20 +28,8 @@ EXIT_TIMEOUT = 0.5
 class Running(Protocol):
     """What a pool needs to run, for one process."""
 
-    def stats(self) -> PoolStats:
-        """Return its state and counters."""
-
-    def holders(self) -> list[Holder]:
-        """Return who holds connections now, the longest first."""
-
-    def stop(self, deadline: Deadline) -> None:
-        """Refuse new calls, wait for the running ones until *deadline*, and close the connections."""
-
-    def announce_open(self) -> None:
-        """Tell that it runs. Called once, with no lock held."""
-
-    def announce_closed(self) -> None:
-        """Tell that it was stopped. Called once, with no lock held."""
+    def stop(self, deadline: Deadline) -> Sequence[Holder]:
+        """Refuse new calls, wait for those under way until *deadline*, close all; return who still holds."""
 
     def abandon(self) -> None:
         """In a forked child: make sure that nothing here ever touches the parent's sockets."""
@@ -51,11 +38,28 @@ class Running(Protocol):
 RunningT = TypeVar("RunningT", bound=Running)
 
 
-class Lifecycle(Generic[RunningT]):
-    """New, then open, then closed; open anew in each forked child that was not closed."""
+def _nothing(*_: Any) -> None:
+    """Tell nobody."""
 
-    def __init__(self, name: str, start: Callable[[], RunningT]) -> None:
+
+class Lifecycle(Generic[RunningT]):
+    """New, then open, then closed; open anew in each forked child that was not closed.
+
+    *opened* is called with what has started, and *closed* with what was stopped and who still holds: each once, with
+    no lock held.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], RunningT],
+        *,
+        opened: Callable[[RunningT], object] = _nothing,
+        closed: Callable[[RunningT, Sequence[Holder]], object] = _nothing,
+    ) -> None:
         self.name = name
+        self._tell_opened = opened
+        self._tell_closed = closed
         self.when_opened: list[Callable[[], object]] = []
         """Called with no lock held, each time that it has started, in whichever process."""
         self._start = start
@@ -90,7 +94,7 @@ class Lifecycle(Generic[RunningT]):
             if running is not None:
                 return running
             running = self.running = self.latest = self._start()
-        running.announce_open()
+        self._tell_opened(running)
         for call in self.when_opened:
             call()
         return running
@@ -107,10 +111,10 @@ class Lifecycle(Generic[RunningT]):
             self._stopped.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
             return
         try:
-            running.stop(deadline)
+            held = running.stop(deadline)
         finally:
             self._stopped.set()
-        running.announce_closed()
+        self._tell_closed(running, held)
 
     def closed_error(self) -> PoolClosed:
         """Return the error for a call on a closed pool."""

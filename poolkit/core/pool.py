@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from . import checks
 from .config import PoolConfig
 from .deadline import Deadline, deadline
+from .events import Closed, Events, Opened
 from .housekeeper import housekeeper
 from .lease import Holder
 from .lending import Lender
@@ -28,7 +29,12 @@ HEALTH_TIMEOUT = 5.0
 
 
 class Lending(Running, Protocol):
-    """What a pool needs to run, in one process: it lends."""
+    """What a pool needs to run, for one process: it lends, and tells."""
+
+    events: Events
+
+    def stats(self) -> PoolStats:
+        """Return its state and counters."""
 
     @property
     def lenders(self) -> Sequence[Lender[Any]]:
@@ -51,7 +57,9 @@ class Pool(Generic[ConfigT, RunningT]):
     ) -> None:
         self.config = config
         self._ping = ping
-        self._lifecycle: Lifecycle[RunningT] = Lifecycle(config.name, start)
+        self._lifecycle: Lifecycle[RunningT] = Lifecycle(
+            config.name, start, opened=_tell_opened, closed=_tell_closed
+        )
 
     def __repr__(self) -> str:
         state = self._lifecycle.state
@@ -97,7 +105,11 @@ class Pool(Generic[ConfigT, RunningT]):
     def leases(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
         running = self._lifecycle.latest
-        return running.holders() if running is not None else []
+        lenders = running.lenders if running is not None else ()
+        return sorted(
+            (holder for lender in lenders for holder in lender.holders()),
+            key=lambda holder: holder.since,
+        )
 
     def recall(
         self, *, since: float = 0.0, reason: str = "it was recalled by its thread"
@@ -152,3 +164,15 @@ class Pool(Generic[ConfigT, RunningT]):
         """
         self._lifecycle.close(Deadline.after(checks.seconds("timeout", timeout, forever=True)))
         housekeeper().join(1.0)
+
+
+def _tell_opened(running: Lending) -> None:
+    running.events.tell(Opened)
+
+
+def _tell_closed(running: Lending, held: Sequence[Holder]) -> None:
+    for holder in held:
+        logger.warning(
+            "pool %r was closed while held by %s", running.events.pool, holder.describe()
+        )
+    running.events.tell(Closed, held=len(held))

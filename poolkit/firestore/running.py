@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from random import uniform
 from typing import Any
@@ -12,7 +11,7 @@ from google.api_core import exceptions
 from google.cloud.firestore_v1 import types
 
 from ..core.deadline import Deadline, ambient
-from ..core.events import Closed, Events, Opened
+from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from ..core.lending import Lender
@@ -29,8 +28,6 @@ from .operations import Writes, all_guarded, check_commit
 from .pacing import Pacer
 from .spreading import Route
 from .transactions import Transactions
-
-logger = logging.getLogger("poolkit.firestore")
 
 SWEEP = 1.0
 """Seconds between looks at idle channels and at leases nobody can return."""
@@ -79,7 +76,6 @@ class Running:
         for retrier in (patient, parts):
             retrier.budget = self.retrier.budget
         self._sweeper: Timer = housekeeper().every(SWEEP, self.sweep)
-        self._held = 0
 
     # -- use -----------------------------------------------------------------------------------------
 
@@ -178,34 +174,18 @@ class Running:
         """Who lends its connections."""
         return [self.lender]
 
-    def holders(self) -> list[Holder]:
-        """Return who makes calls now, the longest first."""
-        return self.lender.holders()
-
     def sweep(self) -> None:
         """Take back what nobody can return, and look after the channels."""
         self.lender.reclaim()
         if self.fleet.outage.cause is None:
             self.fleet.sweep()
 
-    def stop(self, deadline: Deadline) -> None:
-        """Make no more calls, and close the channels."""
+    def stop(self, deadline: Deadline) -> Sequence[Holder]:
+        """Make no more calls, close the channels, and return who still makes one."""
         self._sweeper.cancel()
         held = self.lender.stop(deadline)
-        for holder in held:
-            logger.warning(
-                "pool %r was closed during a call by %s", self.config.name, holder.describe()
-            )
-        self._held = len(held)
         self.fleet.stop(deadline)
-
-    def announce_open(self) -> None:
-        """Tell that the pool runs."""
-        self.events.tell(Opened)
-
-    def announce_closed(self) -> None:
-        """Tell that the pool is closed."""
-        self.events.tell(Closed, held=self._held)
+        return held
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""

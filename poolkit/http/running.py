@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
@@ -18,7 +17,7 @@ from urllib3.util.retry import RequestHistory
 
 from ..core.deadline import Deadline
 from ..core.errors import AddressBlocked, ConfigError
-from ..core.events import Closed, Events, Opened
+from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from ..core.lending import Lender
@@ -32,8 +31,6 @@ from .request import Request
 from .response import Response
 from .target import UNIX, Target
 
-logger = logging.getLogger("poolkit.http")
-
 SWEEP = 1.0
 """Seconds between looks at idle connections and at leases nobody can return."""
 
@@ -46,7 +43,6 @@ class Running:
         self.events = Events(config.name, config.listeners, kinds=METHODS, base=HttpListener)
         self.hosts = Hosts(config, events=self.events)
         self._sweeper: Timer = housekeeper().every(SWEEP, self.hosts.sweep)
-        self._held = 0
 
     # -- use -----------------------------------------------------------------------------------------
 
@@ -148,33 +144,16 @@ class Running:
         """Who lends its connections, a host each."""
         return [host.node.lender for host in self.hosts.all()]
 
-    def holders(self) -> list[Holder]:
-        """Return who holds connections now, the longest first."""
-        found = [holder for host in self.hosts.all() for holder in host.node.holders()]
-        return sorted(found, key=lambda holder: -holder.held_for)
-
-    def stop(self, deadline: Deadline) -> None:
-        """Lend nothing more, and close what is there."""
+    def stop(self, deadline: Deadline) -> Sequence[Holder]:
+        """Lend nothing more, close what is there, and return who still holds."""
         self._sweeper.cancel()
         hosts = self.hosts.close()
         for host in hosts:
             host.node.stop(Deadline.after(0.0))  # all of them, before any is waited for
         held = [holder for host in hosts for holder in host.node.stop(deadline)]
-        for holder in held:
-            logger.warning(
-                "pool %r was closed while held by %s", self.config.name, holder.describe()
-            )
-        self._held = len(held)
         for host in hosts:
             host.node.join(deadline)  # last: who still holds needs the time more
-
-    def announce_open(self) -> None:
-        """Tell that the pool runs."""
-        self.events.tell(Opened)
-
-    def announce_closed(self) -> None:
-        """Tell that the pool is closed."""
-        self.events.tell(Closed, held=self._held)
+        return held
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""

@@ -77,7 +77,9 @@ class PoolKit:
         }
         self._watch = watch
         self._instances = instances
-        self._lifecycle: Lifecycle[Watching] = Lifecycle(self.name, self._start)
+        self._lifecycle: Lifecycle[Watching] = Lifecycle(
+            self.name, self._start, opened=Watching.start
+        )
         self._sigterm = (
             CloseOnSigterm(self) if checks.flag("close_on_sigterm", close_on_sigterm) else None
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import checks
 from ..core.deadline import Deadline, deadline
 from ..core.lease import Holder
-from ..core.stats import PoolStats, Tally
 from .backends import AnyPool
 from .health import HealthChecker, Limits
 from .leaks import LeakDetector
@@ -62,8 +61,8 @@ class Watching:
         self.leaks = LeakDetector(pools, every=settings.leaks_every)
         self._adviser: threading.Thread | None = None
 
-    def announce_open(self) -> None:
-        """Begin to watch. Called once, with no lock held."""
+    def start(self) -> None:
+        """Begin to watch."""
         if not self._active:
             return
         self.health.start()
@@ -74,26 +73,16 @@ class Watching:
             )
             self._adviser.start()
 
-    def stop(self, deadline: Deadline) -> None:
-        """Watch no more."""
+    def stop(self, deadline: Deadline) -> Sequence[Holder]:
+        """Watch no more. Nobody holds it."""
         self.leaks.stop()
         self.health.stop(deadline)
         if self._adviser is not None and self._adviser is not threading.current_thread():
             self._adviser.join(max(0.0, deadline.remaining()))
-
-    def announce_closed(self) -> None:
-        """Nothing is to be told: the pools tell it."""
+        return ()
 
     def abandon(self) -> None:
         """In a forked child: the threads are the parent's."""
-
-    def stats(self) -> PoolStats:
-        """Return nothing: it has no connections of its own."""
-        return PoolStats.of(Tally(), name="", max_size=0, in_use=0, waiting=0)
-
-    def holders(self) -> list[Holder]:
-        """Return nobody."""
-        return []
 
     def _advise(self) -> None:
         """Warn if all instances together may open more connections than the server admits."""

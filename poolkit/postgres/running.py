@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from ..core.combining import Combiner
 from ..core.deadline import Deadline
-from ..core.events import Closed, Events, Opened
+from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder, LeaseBook
 from ..core.lending import Lender
@@ -21,8 +20,6 @@ from .lanes import PostgresFlight
 from .statement import Answer, Statement
 from .statements import combines, takes_effect_in_parts
 from .supply import Supply
-
-logger = logging.getLogger("poolkit.postgres")
 
 SWEEP = 1.0
 """Seconds between looks at idle connections and at leases nobody can return."""
@@ -67,7 +64,6 @@ class Running:
         )
         self.supply.open()
         self._sweeper: Timer = housekeeper().every(SWEEP, self.sweep)
-        self._held = 0
 
     def run(self, statement: Statement, state: Try, deadline: Deadline) -> Any:
         """Run one statement, together with those of other threads if that helps, and return what is wanted of it."""
@@ -96,32 +92,18 @@ class Running:
         """Who lends its connections."""
         return [self.lender]
 
-    def holders(self) -> list[Holder]:
-        """Return who holds connections now, the longest first."""
-        return self.lender.holders()
-
     def sweep(self) -> None:
         """Take back what nobody can return, and look at the idle connections."""
         self.lender.reclaim()
         if self.supply.outage.cause is None:
             self.supply.sweep()
 
-    def stop(self, deadline: Deadline) -> None:
-        """Lend nothing more, and close what is there."""
+    def stop(self, deadline: Deadline) -> Sequence[Holder]:
+        """Lend nothing more, close what is there, and return who still holds."""
         self._sweeper.cancel()
         held = self.lender.stop(deadline)
-        for holder in held:
-            logger.warning("pool %r was closed while held by %s", self.name, holder.describe())
-        self._held = len(held)
         self.supply.stop(deadline)
-
-    def announce_open(self) -> None:
-        """Tell that the pool runs."""
-        self.events.tell(Opened)
-
-    def announce_closed(self) -> None:
-        """Tell that the pool is closed."""
-        self.events.tell(Closed, held=self._held)
+        return held
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""

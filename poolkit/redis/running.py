@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ import redis
 
 from ..core.deadline import Deadline, ambient
 from ..core.errors import PoolKitError
-from ..core.events import Closed, Events, Opened
+from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from ..core.lending import Lender
@@ -25,8 +24,6 @@ from .failures import classify, classify_alone, part_has_run
 from .node import RedisNode
 from .sentinels import Sentinels
 from .topology import Single, Topology
-
-logger = logging.getLogger("poolkit.redis")
 
 ResultT = TypeVar("ResultT")
 
@@ -52,7 +49,6 @@ class Running:
             events=self.events,
         )
         self._sweeper: Timer = housekeeper().every(SWEEP, self.topology.sweep)
-        self._held = 0
 
     # -- use -----------------------------------------------------------------------------------------
 
@@ -144,31 +140,14 @@ class Running:
         """Who lends its connections, a server each."""
         return [node.lender for node in self.topology.nodes()]
 
-    def holders(self) -> list[Holder]:
-        """Return who holds connections now, the longest first."""
-        found = [holder for node in self.topology.nodes() for holder in node.holders()]
-        return sorted(found, key=lambda holder: -holder.held_for)
-
-    def stop(self, deadline: Deadline) -> None:
-        """Lend nothing more, and close what is there."""
+    def stop(self, deadline: Deadline) -> Sequence[Holder]:
+        """Lend nothing more, close what is there, and return who still holds."""
         self._sweeper.cancel()
         self._stopping.set()
         self.topology.end()
         held = [holder for node in self.topology.nodes() for holder in node.stop(deadline)]
-        for holder in held:
-            logger.warning(
-                "pool %r was closed while held by %s", self.config.name, holder.describe()
-            )
-        self._held = len(held)
         self.topology.join(deadline)  # last: who still holds needs the time more
-
-    def announce_open(self) -> None:
-        """Tell that the pool runs."""
-        self.events.tell(Opened)
-
-    def announce_closed(self) -> None:
-        """Tell that the pool is closed."""
-        self.events.tell(Closed, held=self._held)
+        return held
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's."""

@@ -19,6 +19,7 @@ class Engine:
 
     def __init__(self):
         self.stopped = []
+        self.held = []
         self.abandoned = 0
         self.stopping = threading.Event()
         self.may_stop = threading.Event()
@@ -28,12 +29,7 @@ class Engine:
         self.stopping.set()
         assert self.may_stop.wait(LONG)
         self.stopped.append(deadline)
-
-    def announce_open(self):
-        pass
-
-    def announce_closed(self):
-        pass
+        return self.held
 
     def abandon(self):
         self.abandoned += 1
@@ -122,6 +118,24 @@ def test_close_stops_once_with_the_deadline_it_was_given():
     assert start.engines[0].stopped == [limit]
     assert lifecycle.state == "closed"
     assert lifecycle.running is None
+
+
+def test_it_tells_once_what_has_opened_and_who_held_what_has_closed():
+    start = Starter()
+    told = []
+    lifecycle = Lifecycle(
+        "db",
+        start,
+        opened=lambda engine: told.append(("opened", engine)),
+        closed=lambda engine, held: told.append(("closed", engine, held)),
+    )
+    engine = lifecycle.open()
+    engine.held = ["somebody"]
+    lifecycle.open()
+    lifecycle.close(NEVER)
+    lifecycle.close(NEVER)
+
+    assert told == [("opened", engine), ("closed", engine, ["somebody"])]
 
 
 def test_closed_stays_closed():
@@ -222,8 +236,6 @@ class Engine:
         engines.append(self)
     def stop(self, deadline): self.stopped += 1
     def abandon(self): self.abandoned += 1
-    def announce_open(self): pass
-    def announce_closed(self): pass
 
 engines = []
 
@@ -359,8 +371,6 @@ def test_what_nobody_closed_is_stopped_when_the_interpreter_exits():
             class Engine:
                 def stop(self, deadline):
                     print("stopped within", 0 < deadline.remaining() <= 0.5)
-                def announce_open(self): ...
-                def announce_closed(self): ...
                 def abandon(self): ...
 
             lifecycle = Lifecycle("db", Engine)
