@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Tests wait more than they compute: two processes of them fill two cores, and leave air for those that time something.
+JOBS ?= 2
 
 bin := $(VENV)/bin
 python := $(bin)/python
@@ -37,7 +39,7 @@ demo: $(installed) ## Serve 500 concurrent requests three ways, and compare
 
 .PHONY: test
 test: $(installed) ## Run the tests
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 # A name on the PATH may be a shim that doesn't run: only those that execute count.
 .PHONY: test-all
