@@ -18,7 +18,9 @@ from poolkit import (
     PostgresPool,
     deadline,
 )
+from poolkit.core import combining
 from poolkit.core.deadline import PULSE
+from poolkit.postgres import connection
 
 from .gathering import asking, begin
 from .observing import SCHEDULING, Background, Watch, until
@@ -27,6 +29,13 @@ MakePool = Callable[..., PostgresPool]
 
 PROMPT = PULSE + 0.05 + SCHEDULING
 """Seconds from the cancellation to the end of the call."""
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the server time to confirm a cancel, however busy the machine is."""
+    monkeypatch.setattr(combining, "GRACE", 5.0)
+    monkeypatch.setattr(connection, "CANCEL_GRACE", 5.0)
 
 
 def under(cancellation: Cancellation, work: Callable[[], Any]) -> Callable[[], Any]:
