@@ -13,6 +13,7 @@ from poolkit import Cancellation, Cancelled, OutcomeUnknown, RedisPool, deadline
 from poolkit.core.deadline import PULSE
 from poolkit.redis import cluster
 from tests.core.support import LONG, Task, eventually
+from tests.http.scripted import Blackhole
 
 from .support import SCHEDULING
 
@@ -121,6 +122,14 @@ def test_a_server_that_says_nothing_when_it_is_connected_to(mute, cancellation, 
         error = cancelled(task, cancellation)
         assert error.stage == "connecting"
         assert not isinstance(error, OutcomeUnknown)
+
+
+def test_a_server_that_neither_accepts_nor_refuses(cancellation):
+    with Blackhole() as hole:
+        with RedisPool(f"redis://127.0.0.1:{hole.port}", connect_timeout=LONG) as cache:
+            task = Task(under, cancellation, cache.get, "k")
+            eventually(lambda: cache._lifecycle.running)
+            assert cancelled(task, cancellation).stage == "connecting"
 
 
 def test_a_wait_for_the_end_of_an_outage(own_redis, cancellation):
