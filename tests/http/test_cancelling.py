@@ -74,6 +74,7 @@ def test_a_server_that_does_not_read(scripted, certificates, secure):
     begun = threading.Event()
 
     def script(talk):
+        talk.head()
         begun.set()
         talk.stall()
 

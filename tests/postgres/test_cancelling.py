@@ -34,6 +34,7 @@ PROMPT = PULSE + 0.05 + SCHEDULING
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the server time to confirm a cancel, however busy the machine is."""
+    monkeypatch.setattr(combining, "LOOK", 30.0)  # nor is anything seen by chance
     monkeypatch.setattr(combining, "GRACE", 5.0)
     monkeypatch.setattr(connection, "CANCEL_GRACE", 5.0)
 

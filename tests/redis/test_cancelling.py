@@ -10,6 +10,7 @@ from time import monotonic
 import pytest
 
 from poolkit import Cancellation, Cancelled, OutcomeUnknown, RedisPool, deadline
+from poolkit.core import combining
 from poolkit.core.deadline import PULSE
 from poolkit.redis import cluster
 from tests.core.support import LONG, Task, eventually
@@ -76,7 +77,8 @@ def test_a_command_that_blocks(redis_url, redis_server, cancellation, way):
         assert cache.stats().in_use == 0
 
 
-def test_a_command_that_waits_behind_others_in_a_batch(own_redis):
+def test_a_command_that_waits_behind_others_in_a_batch(own_redis, monkeypatch):
+    monkeypatch.setattr(combining, "LOOK", LONG)  # not only because it looks for who has got lost
     server = own_redis()
     with RedisPool(server.url, max_size=1, lanes=1, command_timeout=LONG) as cache:
         cache.get("k")
