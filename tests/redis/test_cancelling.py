@@ -83,13 +83,16 @@ def test_a_command_that_waits_behind_others_in_a_batch(own_redis, monkeypatch):
     with RedisPool(server.url, max_size=1, lanes=1, command_timeout=LONG) as cache:
         cache.get("k")
         server.pause()
-        doomed = [Cancellation(), Cancellation(), Cancellation()]
         first = Task(cache.get, "k")
         eventually(lambda: cache.stats().in_use == 1)
-        read = Task(under, doomed[0], cache.get, "k")
-        write = Task(under, doomed[1], cache.execute, "INCR", "k")
-        eventually(lambda: cache.stats().waiting == 2)
-        for task, cancellation in zip((read, write), doomed, strict=False):
+        waiting = []
+        for number in range(3):
+            cancellation = Cancellation()
+            task = Task(under, cancellation, cache.execute, "INCR", "k")
+            waiting.append((task, cancellation))
+            eventually(lambda number=number: cache.stats().waiting == number + 1)
+        # The first is about to lead, and waits for a connection; the others for the one who leads.
+        for task, cancellation in reversed(waiting):
             error = cancelled(task, cancellation)
             assert error.stage == "waiting"
             assert not isinstance(error, OutcomeUnknown)
