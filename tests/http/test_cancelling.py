@@ -9,6 +9,7 @@ from time import monotonic
 import pytest
 
 from poolkit import Cancellation, Cancelled, HttpPool, OutcomeUnknown, RetryPolicy, deadline
+from poolkit.core import resolving
 from poolkit.core.deadline import PULSE
 from tests.core.support import LONG, Task, eventually
 
@@ -34,6 +35,12 @@ def cancel(cancellation, *tasks):
     for error in errors:
         assert isinstance(error, Cancelled), error
     return errors
+
+
+def has_a_turn(pool):
+    """Whether somebody may use a connection, and opens it."""
+    running = pool._lifecycle.running
+    return running is not None and any(lender.gate.in_use for lender in running.lenders)
 
 
 @pytest.mark.parametrize("way", ["request", "session"])
@@ -110,7 +117,7 @@ def test_a_host_that_does_not_answer(blackhole):
     cancellation = Cancellation()
     with HttpPool(connect_timeout=LONG, request_timeout=LONG) as http:
         task = Task(under, cancellation, http.get, blackhole.url)
-        eventually(lambda: http._lifecycle.running)
+        eventually(lambda: has_a_turn(http))
         (error,) = cancel(cancellation, task)
         assert error.stage == "connecting"
 
@@ -120,7 +127,7 @@ def test_a_name_that_is_not_found(dns):
     cancellation = Cancellation()
     with HttpPool(connect_timeout=LONG, request_timeout=LONG) as http:
         task = Task(under, cancellation, http.get, "http://hangs.example/")
-        eventually(lambda: http._lifecycle.running)
+        eventually(lambda: resolving._under_way)
         (error,) = cancel(cancellation, task)
         assert error.stage == "connecting"
 
