@@ -10,15 +10,14 @@ import pytest
 
 from poolkit import Cancellation, Cancelled, HttpPool, OutcomeUnknown, RetryPolicy, deadline
 from poolkit.core import resolving
-from poolkit.core.deadline import PULSE
 from tests.core.support import LONG, Task, eventually
 
 from .scripted import Conversation, response
-from .support import SCHEDULING, silent
+from .support import silent
 from .test_deadlines import HANDSHAKES, LARGE, SCRIPTS
 
-PROMPT = PULSE + 0.05 + SCHEDULING
-"""Seconds from the cancellation to the end of the call."""
+PROMPT = 1.0
+"""Seconds in which a call ends on the busiest machine; how soon as a rule, tests/kit/test_cancelling.py tells."""
 
 
 def under(cancellation, work, *args, **options):
