@@ -276,8 +276,8 @@ def test_while_connecting(bench):
 
     error = cancelled(task, cancellation)
 
-    # Whom HTTP connects to says nothing before it is asked.
-    assert error.stage == ("running" if bench.kind == "http" else "connecting")
+    # Whom HTTP connects to says nothing before it is asked, which may be by now.
+    assert error.stage in ("connecting", "running" if bench.kind == "http" else "connecting")
     bench.proxy.pass_through()
     assert is_whole(pool)
 
