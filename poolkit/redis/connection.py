@@ -433,7 +433,7 @@ class PooledConnection(AbstractConnection):
         if limit.at <= now:
             raise limit.exceeded("Redis", stage="running")
         patience = self.command_timeout + traits.blocks(args)
-        self._wire.bound(min(until.at, now + patience), limit)
+        self._wire.bound(min(until.at, limit.at, now + patience), limit)
         self._doubtful = (self._owed > 0 and self._doubtful) or not traits.repeatable(args)
         self._owed += 1
         session = traits.session
