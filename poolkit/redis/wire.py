@@ -26,7 +26,7 @@ SLACK = 0.010
 """Seconds that a wait may end late, to spare a system call."""
 
 
-def connect(sock: socket.socket, address: Any, until: Deadline) -> None:
+def connect_in_time(sock: socket.socket, address: Any, until: Deadline) -> None:
     """Connect *sock* to *address*, *until* then at the latest. Raises :class:`OSError`."""
     sock.setblocking(False)
     code = sock.connect_ex(address)
