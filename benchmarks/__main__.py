@@ -1,52 +1,66 @@
-"""Run the benchmarks: ``python -m benchmarks [--quick] [--rounds N] [--seconds S] [name …]``."""
+"""Run the benchmarks: ``python -m benchmarks [--minutes M] [--quick] [name …]``; ``--readme`` shows the last run's tables."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
-import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 from rich.console import Console
 
 import benchmarks
 from benchmarks import machine
+from benchmarks.budget import Budget
 from benchmarks.crew import Timing
+from benchmarks.document import readme
 from benchmarks.harness import Plan
+from benchmarks.headline import Headline
 from benchmarks.progress import Bar, Lines, Watcher
-from benchmarks.report import Report
+from benchmarks.report import CONTENT, Report
+from benchmarks.runner import Benches, find_benches, run, select, without_long_ones
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 150  # of what is printed to a file
+MINUTES, QUICK_MINUTES = 15.0, 2.0
+SPARE = 0.95  # of the time: the last race may end late
+QUIET = 0.1  # share of the cores' time that others may take
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for; return 0, or 1 when a contender failed."""
-    modules = find_benches()
-    options = _parser(modules).parse_args(arguments)
+    benches = find_benches()
+    options = _parser(benches).parse_args(arguments)
+    if options.readme:
+        return _show_readme()
     try:
-        wanted = select(modules, options.names)
+        wanted = select(benches.modules, options.names)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    asked = wanted
+    if options.quick and not options.names:
+        wanted = without_long_ones(wanted)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    packages = dict.fromkeys(package for name in wanted for package in modules[name].PACKAGES)
-    plan = plan_of(options)
-    report = Report(console, RESULTS, machine.describe(list(packages)), plan)
+    packages = dict.fromkeys(
+        package for name in wanted for package in benches.modules[name].PACKAGES
+    )
+    taken = machine.busy()
+    about = machine.describe(list(packages), taken)
+    plan = plan_of(options, wanted)
+    report = Report(console, RESULTS, about, plan, _warning(taken))
+    if not options.names:
+        for name, why in benches.missing.items():
+            report.leave_out(name, why)
+    for name in _questions(asked):
+        if name not in _questions(wanted):
+            report.leave_out(name, "too long for a quick run; name it, or `make bench`")
     try:
-        with _watcher(console) as watcher:
-            for name, questions in wanted.items():
-                with contextlib.closing(
-                    modules[name].answered(plan, questions, watcher)
-                ) as answers:
-                    for answer in answers:
-                        report.add(answer)
+        with _watcher(console, plan.budget) as watcher:
+            run(benches.modules, wanted, plan, report, watcher)
     except KeyboardInterrupt:
         console.print("\nInterrupted; this is what was measured until then.")
         report.finish()
@@ -55,63 +69,66 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if report.failed else 0
 
 
-def find_benches() -> dict[str, ModuleType]:
-    """Return the modules ``bench_<name>`` of this package by name."""
-    return {
-        found.name.removeprefix("bench_"): importlib.import_module(f"benchmarks.{found.name}")
-        for found in pkgutil.iter_modules(benchmarks.__path__)
-        if found.name.startswith("bench_")
-    }
-
-
-def select(modules: dict[str, ModuleType], names: list[str]) -> dict[str, list[str]]:
-    """Return the questions to answer by bench; a name is a bench, a question, or ``bench.question``.
-
-    Raises ValueError on an unknown name.
-    """
-    every = {bench: list(module.QUESTIONS) for bench, module in modules.items()}
-    if not names:
-        return every
-    wanted: dict[str, list[str]] = {}
-    for name in names:
-        found = [
-            (bench, question)
-            for bench, questions in every.items()
-            for question in questions
-            if name in (bench, question, f"{bench}.{question}")
-        ]
-        if not found:
-            known = [*every, *(f"{b}.{q}" for b, questions in every.items() for q in questions)]
-            raise ValueError(f"no benchmark {name!r}; there are: {', '.join(known)}")
-        for bench, question in found:
-            wanted.setdefault(bench, []).append(question)
-    return wanted
-
-
-def plan_of(options: argparse.Namespace) -> Plan:
-    """Return the plan: whole or quick, then what was asked for in figures, which no budget cuts."""
-    plan = Plan()
+def plan_of(options: argparse.Namespace, wanted: Mapping[str, Sequence[str]]) -> Plan:
+    """Return the plan: whole or quick, its minutes divided, then what is asked in figures, which no budget cuts."""
+    minutes = options.minutes or (QUICK_MINUTES if options.quick else MINUTES)
     if options.quick:
-        timing = Timing(warmup=0.08, seconds=0.2)
-        plan = Plan(rounds=3, timing=timing, scale=0.16, quick=True)
-    rounds = options.rounds or plan.rounds
-    seconds = options.seconds or plan.timing.seconds
+        rounds, timing = 3, Timing(warmup=0.05, seconds=0.15)
+    else:
+        # Shorter rounds rather than fewer; but with hundreds of threads a request may take 0.3 s.
+        seconds = min(0.5, max(0.3, 0.3 * minutes / MINUTES))
+        rounds, timing = 7, Timing(warmup=seconds / 3, seconds=seconds)
+    budget = None
+    if not options.rounds:
+        budget = Budget(minutes * 60 * SPARE, _questions(wanted), quick=options.quick)
     return Plan(
-        rounds=rounds,
-        timing=Timing(warmup=plan.timing.warmup, seconds=seconds),
-        scale=float("inf") if options.rounds else plan.scale,
-        quick=plan.quick,
+        rounds=options.rounds or rounds,
+        timing=Timing(warmup=timing.warmup, seconds=options.seconds or timing.seconds),
+        scale=float("inf") if options.rounds else 1.0,
+        quick=options.quick,
+        budget=budget,
     )
 
 
-def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
+def _questions(wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{bench}.{question}" for bench, questions in wanted.items() for question in questions]
+
+
+def _warning(taken: float) -> str | None:
+    if taken <= QUIET:
+        return None
+    return (
+        f"The machine isn't quiet: others took {taken:.0%} of its cores' time before the start. "
+        "Figures are rough, and ratios may be off."
+    )
+
+
+def _show_readme() -> int:
+    try:
+        content = (RESULTS / CONTENT).read_text()
+    except FileNotFoundError:
+        print(f"There is no {RESULTS / CONTENT} yet: `make bench` writes it.", file=sys.stderr)
+        return 2
+    print(readme(Headline.from_json(content)), end="")
+    return 0
+
+
+def _parser(benches: Benches) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"of {', '.join(modules)}, or bench.question"
+        "names", nargs="*", metavar="name", help=f"of {', '.join(benches.modules)}, or bench.question"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=_positive,
+        help=f"that all of it may take: {MINUTES:g}, or {QUICK_MINUTES:g} when quick",
     )
     parser.add_argument("--quick", action="store_true", help="shorter and rougher")
-    parser.add_argument("--rounds", type=_count, help="rounds of a race")
-    parser.add_argument("--seconds", type=_seconds, help="timed seconds of a round")
+    parser.add_argument("--rounds", type=_count, help="rounds of a race, however long they take")
+    parser.add_argument("--seconds", type=_positive, help="timed seconds of a round")
+    parser.add_argument(
+        "--readme", action="store_true", help="measure nothing; print the last run's tables in reST"
+    )
     return parser
 
 
@@ -121,7 +138,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no length of time")
@@ -129,12 +146,13 @@ def _seconds(text: str) -> float:
 
 
 @contextlib.contextmanager
-def _watcher(console: Console) -> Iterator[Watcher]:
+def _watcher(console: Console, budget: Budget | None) -> Iterator[Watcher]:
+    progress = (lambda: budget.progress) if budget is not None else str
     if console.is_terminal:
-        with Bar(console) as bar:
+        with Bar(console, progress) as bar:
             yield bar
     else:
-        yield Lines(console)
+        yield Lines(console, progress)
 
 
 if __name__ == "__main__":

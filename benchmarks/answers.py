@@ -21,6 +21,7 @@ from benchmarks.targets import (
     Finding,
     Measure,
     Target,
+    beaten,
     judge,
 )
 
@@ -46,6 +47,8 @@ class Answer:
     note: str  # how it was measured
     data: Any
     failures: Sequence[str] = field(default=())
+    absent: Sequence[str] = field(default=())  # contenders that are not installed
+    beaten: Sequence[Finding] = field(default=())  # by which peers, and where
 
 
 ROUNDS = "medians of interleaved rounds"
@@ -53,7 +56,7 @@ ROUNDS = "medians of interleaved rounds"
 Column = tuple[Measure, str]  # what, and how a figure is shown
 
 SPEED_COLUMNS: Mapping[str, Column] = {
-    "turns/s": (THROUGHPUT, "{:,.0f}"),
+    "requests/s": (THROUGHPUT, "{:,.0f}"),
     "p50 ms": (P50, "{:,.2f}"),
     "p99 ms": (P99, "{:,.1f}"),
     "longest ms": (LONGEST, "{:,.0f}"),
@@ -62,7 +65,7 @@ SPEED_COLUMNS: Mapping[str, Column] = {
     "RSS MB": (RSS, "{:,.0f}"),
 }
 COST_COLUMNS: Mapping[str, Column] = {
-    "µs a turn": (COST, "{:,.2f}"),
+    "µs a request": (COST, "{:,.2f}"),
     "p50 ms": (P50, "{:,.4f}"),
     "p99 ms": (P99, "{:,.4f}"),
     "longest ms": (LONGEST, "{:,.1f}"),
@@ -90,7 +93,19 @@ def speed(
         note=ROUNDS,
         data=_cells(results.cells),
         failures=_failures(results.cells),
+        absent=_absent(results.cells),
+        beaten=beaten(results, (THROUGHPUT, P99)),
     )
+
+
+def latency(
+    name: str, question: str, results: Results, reference: str, targets: Sequence[Target]
+) -> Answer:
+    """Answer how long a request takes, where that is a matter of distance more than of speed."""
+    answer = speed(name, question, results, reference, targets)
+    panels = [_panel(results, n, P50, targets, "{:,.1f} ms") for n in _thread_counts(results)]
+    chart = Bars(title=question, rows=[panels])
+    return dataclasses.replace(answer, chart=chart, beaten=())
 
 
 def fairness(
@@ -129,6 +144,8 @@ def cost(
         note=ROUNDS,
         data=_cells(results.cells),
         failures=_failures(results.cells),
+        absent=_absent(results.cells),
+        beaten=beaten(results, (THROUGHPUT,)),
     )
 
 
@@ -151,7 +168,13 @@ def _table(results: Results, threads: int, reference: str, columns: Mapping[str,
 def _row(cell: Cell, results: Results, reference: str, columns: Mapping[str, Column]) -> list[str]:
     name = cell.contender.name
     if not any(cell.rounds):
-        return [name, "", "failed", *[""] * (len(columns) - 1), str(cell.errors or "")]
+        return [
+            name,
+            "",
+            "not installed" if cell.absent else "failed",
+            *[""] * (len(columns) - 1),
+            str(cell.errors or ""),
+        ]
     ratio = Target(name="", contender=name, peer=reference, threads=cell.threads).judge(results)
     figures = [shown.format(_middle(cell, measure)) for measure, shown in columns.values()]
     ratio_shown = "" if ratio.value is None else f"{ratio.value:.2f}"
@@ -187,7 +210,7 @@ def _panel(
             )
         )
     unit = f" ({measure.unit})" if measure.unit and not measure.unit.startswith("/") else ""
-    better = "higher" if measure in (THROUGHPUT, SLOWEST_SHARE) else "lower"
+    better = "more" if measure.more_is_better else "less"
     return Panel(
         title=_plural(threads, "thread"),
         axis=f"{measure.name}{unit}, {better} is better",
@@ -239,6 +262,8 @@ def _failures(cells: Sequence[Cell]) -> list[str]:
     """Say of each contender that failed, or whose turns failed, why and with how many threads."""
     threads: dict[str, list[int]] = {}
     for cell in cells:
+        if cell.absent:
+            continue
         if cell.failure is not None:
             said = f"{cell.contender.name} failed: {cell.failure}"
         elif cell.errors:
@@ -247,6 +272,12 @@ def _failures(cells: Sequence[Cell]) -> list[str]:
             continue
         threads.setdefault(said, []).append(cell.threads)
     return [f"{said} (threads: {', '.join(map(str, counts))})" for said, counts in threads.items()]
+
+
+def _absent(cells: Sequence[Cell]) -> list[str]:
+    """Say which contenders are not installed, and what they lack."""
+    said = (f"{cell.contender.name}: {cell.failure}" for cell in cells if cell.absent)
+    return list(dict.fromkeys(said))
 
 
 def _plural(count: int, noun: str) -> str:

@@ -71,16 +71,16 @@ BATCHES: Expected = [
 
 
 def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[Answer]:
-    """Start the emulator, race, and answer the wanted questions."""
+    """Start the servers, race, and answer the wanted questions; first what needs no emulator."""
+    if "streams" in wanted:
+        with stream_limited() as server:
+            yield _streams_answered(server.host, plan, watcher)
     if set(wanted) - {"streams"}:
         with FirestoreServer() as host:
             _fill(host)
             for name, answer in _ANSWERS.items():
                 if name in wanted:
                     yield answer(host, plan, watcher)
-    if "streams" in wanted:
-        with stream_limited() as server:
-            yield _streams_answered(server.host, plan, watcher)
 
 
 def _gets_answered(host: str, plan: Plan, watcher: Watcher) -> Answer:
@@ -89,7 +89,7 @@ def _gets_answered(host: str, plan: Plan, watcher: Watcher) -> Answer:
         (OVER_POOL, partial(_client_of_pool, host), _client_get, True),
         (PLAIN, partial(_plain, host), _client_get, False),
     ]
-    question = "Firestore: one document a request, by threads"
+    question = "Firestore: how many documents a second, one a request?"
     return _raced(
         "get_by_threads", question, ways, VALUES, THREADS, 36.0, PLAIN, GET_TARGETS, plan, watcher
     )
@@ -115,7 +115,7 @@ def _batch_writes_answered(host: str, plan: Plan, watcher: Watcher) -> Answer:
         (f"{PLAIN}, batch", partial(_plain, host), _client_batch, False),
         (BULK_WRITER, partial(_plain, host), partial(_bulk_writer, WRITES), False),
     ]
-    question = f"Firestore: {WRITES} writes"
+    question = f"Firestore: how long do {WRITES} writes take?"
     slow = _with_seconds(plan, 1.5)
     name, expected = "batch_write", [("w", WRITES)]
     return _raced(name, question, ways, expected, (1,), 24.0, f"{PLAIN}, batch", (), slow, watcher)
@@ -126,7 +126,7 @@ def _bulks_answered(host: str, plan: Plan, watcher: Watcher) -> Answer:
         (POOL, partial(_pool, host), partial(_bulk_write, BULK), True),
         (BULK_WRITER, partial(_plain, host), partial(_bulk_writer, BULK), False),
     ]
-    question = f"Firestore: {BULK:,} documents, as fast as it goes"
+    question = f"Firestore: how long do {BULK:,} writes take that need not be atomic?"
     slow = _with_seconds(plan, 8.0)
     name, expected = "bulk_write", [("b", BULK)]
     return _raced(
@@ -139,7 +139,9 @@ def _streams_answered(host: str, plan: Plan, watcher: Watcher) -> Answer:
         (POOL, partial(_pool, host), _exists, True),
         (ONE_CHANNEL, partial(_pool, host, channels=1), _exists, True),
     ]
-    question = "20 calls at a time of 0.3 s each, where a connection carries 5"
+    question = (
+        "Firestore: 20 calls at a time of 0.3 s, where a connection carries 5: how many a second?"
+    )
     expected = [(f"users/{n}", True) for n in range(20)]
     slow = _with_seconds(plan, 3.0)
     return _raced(
@@ -152,7 +154,7 @@ def _counter_answered(host: str, plan: Plan, watcher: Watcher) -> Answer:
         (POOL, partial(_pool, host), _increment, True),
         (PLAIN, partial(_plain, host), _client_increment, False),
     ]
-    question = "Firestore: 8 threads add to one document, in transactions"
+    question = "Firestore: how often do 8 threads add to one document, in transactions?"
     slow = _with_seconds(plan, 8.0)
     expected = [(f"c{n}", True) for n in range(8)]
     return _raced(

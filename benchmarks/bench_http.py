@@ -21,7 +21,7 @@ from benchmarks.asks import Ask, asking
 from benchmarks.crew import Contender
 from benchmarks.harness import Plan, Race
 from benchmarks.progress import Watcher
-from benchmarks.targets import P50, SLOWEST_SHARE, Target
+from benchmarks.targets import CPU, P50, SLOWEST_SHARE, Target
 from benchmarks.web import HUGE, LARGE, SMALL, Web, body, served
 
 QUESTIONS = (
@@ -68,12 +68,19 @@ FAIRNESS_TARGETS = (
         name="slowest thread", contender=POOL, measure=SLOWEST_SHARE, threads=500, at_least=1 / 3
     ),
 )
-POOLED_TARGETS = tuple(
-    Target(name="latency", contender=POOL, peer=peer, measure=P50, threads=1, at_most=0.1)
-    for peer in (PER_CALL, UNPOOLED)
-) + tuple(
-    Target(name="throughput", contender=POOL, peer=peer, threads=8, at_least=5.0)
-    for peer in (PER_CALL, UNPOOLED)
+POOLED_TARGETS = (
+    tuple(
+        Target(name="latency", contender=POOL, peer=peer, measure=P50, threads=1, at_most=0.1)
+        for peer in (PER_CALL, UNPOOLED)
+    )
+    + tuple(
+        Target(name="throughput", contender=POOL, peer=peer, threads=8, at_least=5.0)
+        for peer in (PER_CALL, UNPOOLED)
+    )
+    + tuple(
+        Target(name="client's CPU", contender=POOL, peer=peer, measure=CPU, threads=8, at_most=0.6)
+        for peer in (PER_CALL, UNPOOLED)
+    )
 )
 STREAM_MB = 10.0  # more than at the start
 
@@ -89,18 +96,18 @@ def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[
             yield from _gets_answered(web, plan, wanted, watcher)
         if "get_100_kb" in wanted:
             question = (
-                f"{web.name}: one GET of 100 kB a request, threads sharing {SIZE} connections"
+                f"HTTP: how many GETs of 100 kB a second, when threads share {SIZE} connections?"
             )
             race = _race("http.get_100_kb", web, LARGE, THREADS, 36.0)
             yield answers.speed(
                 race.name, question, race.run(plan, watcher), MANAGER, LARGE_TARGETS
             )
         if "tls_by_threads" in wanted:
-            question = f"{web.name}, TLS: one GET of 200 bytes a request"
+            question = "HTTP over TLS: how many GETs of 200 bytes a second?"
             race = _race("http.tls_by_threads", web, SMALL, THREADS, 36.0, tls=True)
             yield answers.speed(race.name, question, race.run(plan, watcher), MANAGER, ())
         if "tls_100_kb" in wanted:
-            question = f"{web.name}, TLS: one GET of 100 kB a request"
+            question = "HTTP over TLS: how many GETs of 100 kB a second?"
             race = _race("http.tls_100_kb", web, LARGE, (1, 50), 20.0, tls=True)
             yield answers.speed(race.name, question, race.run(plan, watcher), MANAGER, ())
         if "pooled_tls" in wanted:
@@ -114,10 +121,12 @@ def _gets_answered(
 ) -> Iterator[Answer]:
     results = _race("http.get_by_threads", web, SMALL, THREADS, 60.0).run(plan, watcher)
     if "get_by_threads" in wanted:
-        question = f"{web.name}: one GET of 200 bytes a request, threads sharing {SIZE} connections"
+        question = (
+            f"HTTP: how many GETs of 200 bytes a second, when threads share {SIZE} connections?"
+        )
         yield answers.speed("http.get_by_threads", question, results, MANAGER, GET_TARGETS)
     if "fairness" in wanted:
-        question = "HTTP: for each turn of the median thread, how many had the slowest thread?"
+        question = "HTTP: for each request of the median thread, how many had the slowest thread?"
         yield answers.fairness("http.fairness", question, results, (50, 500), FAIRNESS_TARGETS)
 
 
@@ -127,7 +136,7 @@ def _pooled_answered(web: Web, plan: Plan, watcher: Watcher) -> Answer:
     chosen.append((PER_CALL, partial(_per_call, web.ca_file), False))
     contenders = [_contender(way, web.url(SMALL, tls=True), SMALL) for way in chosen]
     race = Race(name=name, contenders=contenders, threads=(1, 8), budget=10.0)
-    question = f"{web.name}, TLS: a connection a request, or a pool?"
+    question = "HTTP over TLS: what does keeping connections save?"
     return answers.speed(name, question, race.run(plan, watcher), PER_CALL, POOLED_TARGETS)
 
 
@@ -135,7 +144,7 @@ def _stream_answered(web: Web, watcher: Watcher) -> Answer:
     url = web.url(HUGE)
     return streaming.answer(
         "http.stream_1_gib",
-        f"{web.name}: does memory stay flat while 1 GiB is streamed?",
+        "HTTP: does memory stay flat while 1 GiB is streamed?",
         {POOL: partial(_pool_streams, url), MANAGER: partial(_manager_streams, url)},
         ours=POOL,
         length=HUGE,

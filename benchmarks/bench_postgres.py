@@ -21,7 +21,7 @@ from benchmarks.asks import Ask, Asks, asking, spread
 from benchmarks.crew import ASIDE, Contender, Turn
 from benchmarks.harness import Plan, Race
 from benchmarks.progress import Watcher
-from benchmarks.targets import COST, LONGEST, P99, SLOWEST_SHARE, Target
+from benchmarks.targets import COST, LONGEST, P50, P99, SLOWEST_SHARE, Target
 
 QUESTIONS = (
     "throughput_by_threads",
@@ -48,6 +48,8 @@ ROWS_EACH = 100
 THREADS = (1, 8, 50, 500)
 FEW = 4  # connections
 
+RAW = "raw psycopg, pinned"
+NO_POOL = "no pool"
 QUERY = "PostgresPool query"
 QUERY_FEW = f"PostgresPool query, {FEW} connections"
 LEASE = "PostgresPool combine=False"
@@ -75,12 +77,15 @@ TARGETS = (
         at_most=0.25,
     ),
     Target(
-        name=f"{FEW_NAME}, longest turn",
+        name=f"{FEW_NAME}, longest request",
         contender=QUERY_FEW,
         measure=LONGEST,
         threads=500,
         at_most=100.0,
     ),
+    Target(name="latency", contender=QUERY, peer=NO_POOL, measure=P50, threads=1, at_most=0.3),
+    Target(name=FEW_NAME, contender=QUERY_FEW, peer=NO_POOL, threads=500, at_least=10.0),
+    Target(name=f"{FEW_NAME}, p99", contender=QUERY_FEW, measure=P99, threads=500, at_most=100.0),
     Target(name="lease per statement", contender=LEASE, peer=AUTOCOMMIT, threads=50, at_least=2.5),
     Target(name="lease per statement", contender=LEASE, peer=AUTOCOMMIT, threads=500, at_least=1.2),
 )
@@ -149,10 +154,14 @@ def _lookups_answered(
     race = Race(name=name, contenders=lookups(conninfo), threads=THREADS, budget=150.0)
     results = race.run(plan, watcher)
     if "throughput_by_threads" in wanted:
-        question = f"Postgres: one key lookup a request, threads sharing {SIZE} connections"
+        question = (
+            f"PostgreSQL: how many key lookups a second, when threads share {SIZE} connections?"
+        )
         yield answers.speed(name, question, results, AUTOCOMMIT, TARGETS)
     if "fairness" in wanted:
-        question = "Postgres: for each turn of the median thread, how many had the slowest thread?"
+        question = (
+            "PostgreSQL: for each request of the median thread, how many had the slowest thread?"
+        )
         yield answers.fairness("postgres.fairness", question, results, (50, 500), FAIRNESS_TARGETS)
 
 
@@ -163,7 +172,7 @@ def _slow_neighbours_answered(conninfo: str, plan: Plan, watcher: Watcher) -> An
         Contender(LEASE, partial(_mixed, {"combine": False}, conninfo), ours=True),
     ]
     race = Race(name=name, contenders=contenders, threads=(50,), budget=12.0)
-    question = "Postgres: how long do key lookups take when 1 % of the statements take 100 ms?"
+    question = "PostgreSQL: how long do key lookups take when 1 % of the statements take 100 ms?"
     return answers.speed(name, question, race.run(plan, watcher), LEASE, SLOW_TARGETS)
 
 
@@ -181,21 +190,21 @@ def _result_sets_answered(conninfo: str, plan: Plan, watcher: Watcher) -> Answer
         ),
     ]
     race = Race(name=name, contenders=contenders, threads=(50,), budget=12.0)
-    question = f"Postgres: {ROWS_EACH} rows of 10 columns a request"
+    question = f"PostgreSQL: how many answers a second, of {ROWS_EACH} rows of 10 columns each?"
     return answers.speed(name, question, race.run(plan, watcher), LEASE, RESULT_SET_TARGETS)
 
 
 def _empty_block_answered(conninfo: str, plan: Plan, watcher: Watcher) -> Answer:
     name = "postgres.empty_block"
     race = Race(name=name, contenders=empty_blocks(conninfo), threads=(1,), budget=20.0, slices=4)
-    question = "Postgres: what does it cost to borrow a connection and give it back?"
+    question = "PostgreSQL: what does it cost to borrow a connection and give it back?"
     return answers.cost(name, question, race.run(plan, watcher), DEFAULT, EMPTY_TARGETS)
 
 
 def _memory_answered(conninfo: str, plan: Plan, watcher: Watcher) -> Answer:
     return memory.answer(
         "postgres.memory",
-        "Postgres: does memory stay flat as leases are taken?",
+        "PostgreSQL: does memory stay flat as leases are taken?",
         builds={
             BLOCK: partial(_leases, BLOCK, poolkit_pool, conninfo),
             AUTOCOMMIT: partial(_leases, AUTOCOMMIT, autocommit_pool, conninfo),
@@ -213,7 +222,7 @@ def _memory_answered(conninfo: str, plan: Plan, watcher: Watcher) -> Answer:
 def lookups(conninfo: str) -> list[Contender]:
     """Return every way to look one key up; ours beside the peers they are compared with."""
     ways: list[tuple[str, Asks, bool]] = [
-        ("raw psycopg, pinned", partial(_raw, conninfo), False),
+        (RAW, partial(_raw, conninfo), False),
         ("psycopg2 ThreadedConnectionPool", partial(_psycopg2, conninfo), False),
         ("SQLAlchemy QueuePool", partial(_sqlalchemy, conninfo), False),
         (DEFAULT, partial(_blocks, default_pool, conninfo), False),
@@ -222,9 +231,12 @@ def lookups(conninfo: str) -> list[Contender]:
         (QUERY_FEW, partial(_queries, {"min_size": FEW, "max_size": FEW}, conninfo), True),
         (LEASE, partial(_queries, {"combine": False}, conninfo), True),
         (BLOCK, partial(_blocks, poolkit_pool, conninfo), True),
-        ("no pool", partial(_no_pool, conninfo), False),
+        (NO_POOL, partial(_no_pool, conninfo), False),
     ]
-    return [Contender(name, partial(asking, asks, EXPECTED), ours) for name, asks, ours in ways]
+    return [
+        Contender(name, partial(asking, asks, EXPECTED), ours, floor=name == RAW)
+        for name, asks, ours in ways
+    ]
 
 
 def empty_blocks(conninfo: str) -> list[Contender]:

@@ -110,10 +110,10 @@ def _gets_answered(
     race = Race(name=name, contenders=contenders, threads=THREADS, budget=66.0)
     results = race.run(plan, watcher)
     if "get_by_threads" in wanted:
-        question = f"Redis: one GET a request, threads sharing {SIZE} connections"
+        question = f"Redis: how many GETs a second, when threads share {SIZE} connections?"
         yield answers.speed(name, question, results, BLOCKING, GET_TARGETS)
     if "fairness" in wanted:
-        question = "Redis: for each turn of the median thread, how many had the slowest thread?"
+        question = "Redis: for each request of the median thread, how many had the slowest thread?"
         yield answers.fairness("redis.fairness", question, results, (50, 500), FAIRNESS_TARGETS)
 
 
@@ -121,7 +121,7 @@ def _sets_answered(url: str, plan: Plan, watcher: Watcher) -> Answer:
     name = "redis.set_by_threads"
     contenders = [_contender(*way, _setting, WRITTEN) for way in ways(url)]
     race = Race(name=name, contenders=contenders, threads=THREADS, budget=32.0)
-    question = f"Redis: one SET a request, threads sharing {SIZE} connections"
+    question = f"Redis: how many SETs a second, when threads share {SIZE} connections?"
     return answers.speed(name, question, race.run(plan, watcher), BLOCKING, ())
 
 
@@ -174,7 +174,8 @@ def _contender(
     name: str, clients: Clients, ours: bool, ask_of: Callable[[Any], Ask], expected: Expected
 ) -> Contender:
     """Return the contender whose threads ask of their clients what ``ask_of`` makes of each."""
-    return Contender(name, partial(asking, partial(_asks, clients, ask_of), expected), ours)
+    opened = partial(asking, partial(_asks, clients, ask_of), expected)
+    return Contender(name, opened, ours, floor=name == RAW)
 
 
 @contextmanager

@@ -27,11 +27,15 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of doing the work: ``opened(threads)`` sets up, yields a turn for each thread, and tears down."""
+    """One way of doing the work: ``opened(threads)`` sets up, yields a turn for each thread, and tears down.
+
+    A ``floor`` does less than the work: it shows what nobody can beat.
+    """
 
     name: str
     opened: Callable[[int], AbstractContextManager[Sequence[Turn]]]
     ours: bool = False
+    floor: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,18 +11,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.budget import Budget
 from benchmarks.crew import Contender, Round, Timing, describe_error, run_round
 from benchmarks.progress import Silent, Watcher
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much to measure: rounds of a race, the length of one, and how a race's budget is scaled."""
+    """How much to measure: rounds of a race, the length of one, and how much time a race may take.
+
+    That is a share of ``budget``, which all questions have in common; without one, the race's own seconds, scaled.
+    """
 
     rounds: int = 7
     timing: Timing = field(default_factory=Timing)
     scale: float = 1.0
     quick: bool = False
+    budget: Budget | None = None
+
+    def seconds_of(self, race: str, seconds: float) -> float:
+        """Return how long a race may take that would like so many seconds."""
+        if self.budget is None:
+            return seconds * self.scale
+        return self.budget.share(race, seconds)
 
     @property
     def fewest(self) -> int:
@@ -38,6 +49,7 @@ class Cell:
     threads: int
     rounds: list[Round | None] = field(default_factory=list)
     failure: str | None = None
+    absent: bool = False  # it failed for want of a package
 
     @property
     def errors(self) -> int:
@@ -91,10 +103,11 @@ class Race:
         """Run all rounds; a contender that fails is left out of the rounds that follow, with its reason."""
         watcher = watcher or Silent()
         until = time.monotonic()
+        seconds = plan.seconds_of(self.name, self.budget)
         shares = [plan.timing.of(threads).seconds for threads in self.threads]
         cells: list[Cell] = []
         for threads, share in zip(self.threads, shares, strict=True):
-            until += self.budget * plan.scale * share / sum(shares)
+            until += seconds * share / sum(shares)
             cells += self._run_with(threads, plan, until, watcher)
         return Results(cells)
 
@@ -123,6 +136,8 @@ def _add_round(cell: Cell, timing: Timing) -> None:
         round = run_round(cell.contender, cell.threads, timing)
     except Exception as error:
         cell.failure = describe_error(error)
+        if missing := missing_package(error):
+            cell.failure, cell.absent = f"there is no {missing}; `make install` gets it", True
         cell.rounds.append(None)
         return
     if any(round.turns):
@@ -130,3 +145,11 @@ def _add_round(cell: Cell, timing: Timing) -> None:
         return
     cell.rounds.append(None)
     cell.failure = round.first_error  # none: others took the cores away, the next round may do
+
+
+def missing_package(error: BaseException) -> str | None:
+    """Return the package for want of which it was raised; None if that isn't why, or the package is ours."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    package = error.name.partition(".")[0]
+    return None if package in ("poolkit", "benchmarks") else package

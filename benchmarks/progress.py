@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -28,27 +29,31 @@ class Silent:
 
 
 class Lines:
-    """Print a line for each stage."""
+    """Print a line for each stage, and what ``progress`` says."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, progress: Callable[[], str] = str) -> None:
         self._console = console
+        self._progress = progress
 
     def stage(self, title: str, steps: int) -> None:
-        self._console.print(f"… {title}: {steps} steps", highlight=False)
+        said = " · ".join(filter(None, (f"… {title}: at most {steps} steps", self._progress())))
+        self._console.print(said, highlight=False)
 
     def step(self, doing: str) -> None:
         pass
 
 
 class Bar:
-    """Draw a bar for the present stage; a context manager."""
+    """Draw a bar for the present stage, beside what ``progress`` says; a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, progress: Callable[[], str] = str) -> None:
+        self._progress = progress
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("[dim]{task.fields[doing]}"),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[overall]}"),
         )
         # Four frames a second: the display must not take part in the race.
         self._bar = Progress(*columns, console=console, refresh_per_second=4, transient=True)
@@ -69,7 +74,9 @@ class Bar:
     def stage(self, title: str, steps: int) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(title, total=steps, doing="")
+        self._task = self._bar.add_task(
+            title, total=steps, doing="", overall=self._progress()
+        )
 
     def step(self, doing: str) -> None:
         if self._task is not None:

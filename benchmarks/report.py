@@ -1,4 +1,4 @@
-"""Show answers: tables on the terminal, a JSON file and a chart for each question."""
+"""Show answers: tables on the terminal, a JSON file and a chart for each question, and the headline of them all."""
 
 from __future__ import annotations
 
@@ -12,57 +12,142 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from benchmarks.answers import Answer, Table
+from benchmarks.document import document
 from benchmarks.harness import Plan
+from benchmarks.headline import (
+    CLAIM_HEADERS,
+    GOAL_HEADERS,
+    LEFT_OUT_HEADERS,
+    WIN_HEADERS,
+    Headline,
+    Row,
+    Said,
+)
 from benchmarks.targets import Finding
+
+DOCUMENT, CONTENT = "report.rst", "report.json"
+COLOURS = {
+    "met": "green",
+    "missed": "red",
+    "not measured": "yellow",
+    "holds": "green",
+    "does not hold here": "red",
+}
 
 
 class Report:
-    """Writes each answer as it comes, and what was asked and found at the end."""
+    """Writes each answer as it comes, and at the end what all of them say together."""
 
     def __init__(
-        self, console: Console, folder: Path, machine: Mapping[str, str], plan: Plan
+        self,
+        console: Console,
+        folder: Path,
+        machine: Mapping[str, str],
+        plan: Plan,
+        warning: str | None = None,
     ) -> None:
         self._console = console
         self._folder = folder
         self._machine = dict(machine)
         self._plan = plan
-        self._answers: list[Answer] = []
+        self._warning = warning
+        self._began = time.monotonic()
+        self._said: list[Said] = []
+        self._left_out: list[tuple[str, str]] = []
+        if warning is not None:
+            self._console.print(f"! {warning}", style="yellow", markup=False, highlight=False)
 
     @property
     def failed(self) -> bool:
         """Say whether a contender failed, or some of its turns did."""
-        return any(answer.failures for answer in self._answers)
+        return any(said.failures for said in self._said)
 
     def add(self, answer: Answer) -> None:
         """Print the answer, and write its files."""
-        self._answers.append(answer)
+        self._said.append(
+            Said(
+                name=answer.name,
+                question=answer.question,
+                findings=answer.findings,
+                beaten=answer.beaten,
+                failures=answer.failures,
+            )
+        )
+        self._left_out += [(f"{answer.name}, a contender", absent) for absent in answer.absent]
         self._console.print(f"\n[bold]{answer.name}[/]: {answer.question}")
         for table in answer.tables:
             self._console.print(_rich(table))
-        for failure in answer.failures:
-            self._console.print(f"  ! {failure}", style="red", markup=False, highlight=False)
+        self._console.print(*(f"  - {absent}" for absent in answer.absent), sep="\n", markup=False)
+        self._show_failures(answer.failures)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write_json(answer)
         answer.chart.draw(self._folder / f"{answer.name}.png", self._footnote(answer))
 
+    def leave_out(self, name: str, why: str) -> None:
+        """Note that something was not measured, and what to do about it."""
+        self._left_out.append((name, why))
+        self._console.print(f"- {name}: {why}", style="yellow", markup=False, highlight=False)
+
+    def fail(self, name: str, why: str) -> None:
+        """Note that a bench broke off."""
+        self._said.append(Said(name=name, question="", failures=[why]))
+        self._show_failures([why])
+
     def finish(self) -> None:
-        """Print the findings beside what the issues ask, the machine, and where the files are."""
-        findings = [finding for answer in self._answers for finding in answer.findings]
-        if findings:
-            self._console.print(_findings(findings))
-        for name, value in self._machine.items():
+        """Print and write the findings beside their goals, the claims, where peers win, and the machine."""
+        headline = self._headline()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        charts = [f"{said.name}.png" for said in headline.said]
+        charts = [name for name in charts if (self._folder / name).exists()]
+        (self._folder / DOCUMENT).write_text(document(headline, charts))
+        (self._folder / CONTENT).write_text(headline.to_json())
+        self._print(headline)
+
+    def _headline(self) -> Headline:
+        return Headline(
+            at=time.strftime("%Y-%m-%d %H:%M"),
+            minutes=(time.monotonic() - self._began) / 60,
+            quick=self._plan.quick,
+            machine=self._machine,
+            warning=self._warning,
+            said=self._said,
+            left_out=self._left_out,
+        )
+
+    def _print(self, headline: Headline) -> None:
+        for title, headers, rows in (
+            ("Goals", GOAL_HEADERS, headline.goals()),
+            ("What the guide claims", CLAIM_HEADERS, headline.claims()),
+            ("Where a peer wins", WIN_HEADERS, headline.wins()),
+            ("Left out", LEFT_OUT_HEADERS, headline.left_out),
+        ):
+            if rows:
+                self._console.print(_rows(title, headers, rows))
+        for name, value in headline.machine.items():
             self._console.print(f"  {name}: {value}", markup=False, highlight=False)
-        self._console.print(f"  charts and figures: {self._folder}/", highlight=False)
+        if headline.warning:
+            self._console.print(f"! {headline.warning}", style="yellow", markup=False)
+        self._console.print(f"  {headline.summary}; all of it: {self._folder / DOCUMENT}")
+
+    def _show_failures(self, failures: Sequence[str]) -> None:
+        for failure in failures:
+            self._console.print(f"  ! {failure}", style="red", markup=False, highlight=False)
 
     def _write_json(self, answer: Answer) -> None:
+        plan = self._plan
         content = {
             "name": answer.name,
             "question": answer.question,
             "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "machine": self._machine,
-            "plan": dataclasses.asdict(self._plan),
+            "plan": {
+                "rounds": plan.rounds,
+                "timing": dataclasses.asdict(plan.timing),
+                "quick": plan.quick,
+            },
             "findings": [_finding(finding) for finding in answer.findings],
             "failures": list(answer.failures),
             "results": answer.data,
@@ -74,8 +159,8 @@ class Report:
         machine = self._machine
         quick = " (a quick run)" if self._plan.quick else ""
         return (
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['python']}, server on loopback; "
-            f"{answer.note}{quick}; {time.strftime('%Y-%m-%d')}"
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['python']}, servers on the same "
+            f"machine; {answer.note}{quick}; {time.strftime('%Y-%m-%d')}"
         )
 
 
@@ -88,28 +173,18 @@ def _rich(table: Table) -> RichTable:
     return drawn
 
 
-def _findings(findings: Sequence[Finding]) -> RichTable:
-    drawn = RichTable(title="What is asked", title_justify="left", box=box.SIMPLE_HEAD)
-    for header in ("", "against", "asked", "measured", "over rounds", ""):
-        right = header in ("asked", "measured", "over rounds")
-        drawn.add_column(header, justify="right" if right else "left", no_wrap=True)
-    for finding in findings:
-        measured = "" if finding.value is None else finding.shown(finding.value)
-        spread = ""
-        if finding.low is not None and finding.high is not None:
-            spread = f"{finding.low:.2f} – {finding.high:.2f}"
-        drawn.add_row(
-            finding.name, finding.against, finding.bound, measured, spread, _verdict(finding)
-        )
+def _rows(title: str, headers: Row, rows: Sequence[Row]) -> RichTable:
+    """Draw rows of text; a verdict has its colour, and a first cell begins a group."""
+    drawn = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for header in headers:
+        drawn.add_column(header, justify="right" if header in ("goal", "measured", "over rounds") and len(headers) > 3 else "left")
+    for number, row in enumerate(rows):
+        *cells, last = row
+        colour = COLOURS.get(last.partition(";")[0], "")
+        drawn.add_row(*(Text(cell) for cell in cells), Text(last, colour))
+        if number + 1 < len(rows) and rows[number + 1][0]:
+            drawn.add_section()
     return drawn
-
-
-def _verdict(finding: Finding) -> str:
-    if finding.value is None:
-        return "[red]not measured[/]"
-    if finding.met is None:
-        return ""
-    return "[green]met[/]" if finding.met else "[red]not met[/]"
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the issues ask for, as data, and whether a run met it."""
+"""The goals, as data, and whether a run met them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,28 @@ class Measure:
     of: Callable[[Round], float]
     scale: float = 1.0
     over: Callable[[Iterable[float]], float] = statistics.median
+    more_is_better: bool = False
+    noise: float = 0.05  # by which a ratio to another may be off for no reason
+
+    def is_worse(self, ratio: float) -> bool:
+        """Say whether who has this ratio to another is clearly worse."""
+        return ratio < 1 - self.noise if self.more_is_better else ratio > 1 / (1 - self.noise)
 
     def __call__(self, round: Round) -> float:
         return self.of(round) * self.scale
 
 
-THROUGHPUT = Measure("turns a second", "/s", lambda round: round.throughput)
+THROUGHPUT = Measure("requests a second", "/s", lambda round: round.throughput, more_is_better=True)
 P50 = Measure("p50", "ms", lambda round: round.p50, 1e3)
-P99 = Measure("p99", "ms", lambda round: round.p99, 1e3)
-LONGEST = Measure("longest turn", "ms", lambda round: round.longest, 1e3, max)
-SLOWEST_SHARE = Measure("slowest / median thread", "", lambda round: round.slowest_share)
-COST = Measure("time a turn", "µs", lambda round: 1 / round.throughput, 1e6)
-CPU = Measure("CPU time a turn", "µs", lambda round: round.cpu_seconds / sum(round.turns), 1e6)
+P99 = Measure("p99", "ms", lambda round: round.p99, 1e3, noise=0.2)
+LONGEST = Measure("longest request", "ms", lambda round: round.longest, 1e3, max)
+SLOWEST_SHARE = Measure(
+    "slowest / median thread", "", lambda round: round.slowest_share, more_is_better=True
+)
+COST = Measure("time a request", "µs", lambda round: 1 / round.throughput, 1e6)
+CPU = Measure(
+    "client's CPU time a request", "µs", lambda round: round.cpu_seconds / sum(round.turns), 1e6
+)
 RSS = Measure("resident memory", "MB", lambda round: round.rss_bytes, 1e-6, max)
 
 
@@ -39,7 +49,7 @@ RSS = Measure("resident memory", "MB", lambda round: round.rss_bytes, 1e-6, max)
 class Target:
     """A bound on one contender's measure: alone, or as a ratio to a peer's or its difference from it."""
 
-    name: str  # what the issue calls it
+    name: str  # what is done
     contender: str
     threads: int
     peer: str | None = None
@@ -50,7 +60,6 @@ class Target:
 
     def judge(self, results: Results) -> Finding:
         """Measure it in these results."""
-        label = f"{self.name}, {self.threads} thread{'s' if self.threads > 1 else ''}"
         if self.peer is None:
             values = results.cell(self.contender, self.threads).values(self.measure)
             unit = self.measure.unit
@@ -59,8 +68,10 @@ class Target:
             values = [self._compared(ours, theirs) for ours, theirs in pairs]
             unit = "×" if self.compare == "ratio" else self.measure.unit
         return Finding(
-            name=label,
+            name=self.name,
+            threads=self.threads,
             against=self.peer or f"({self.measure.name})",
+            measure=self.measure.name,
             value=self.measure.over(values) if values else None,
             low=min(values, default=None),
             high=max(values, default=None),
@@ -87,6 +98,15 @@ class Finding:
     unit: str
     at_least: float | None = None
     at_most: float | None = None
+    threads: int | None = None
+    measure: str = ""
+
+    @property
+    def label(self) -> str:
+        """Say what was done, by how many threads."""
+        if self.threads is None:
+            return self.name
+        return f"{self.name}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
     @property
     def met(self) -> bool | None:
@@ -97,17 +117,77 @@ class Finding:
         return enough and (self.at_most is None or self.value <= self.at_most)
 
     @property
+    def peer_wins(self) -> bool:
+        """Say whether the peer is clearly better, whatever the goal."""
+        if self.value is None or self.unit != "×":
+            return False
+        if self.at_least is not None:
+            return self.value < 0.97
+        return self.at_most is not None and self.value > 1.03
+
+    @property
     def bound(self) -> str:
-        """Say what is asked, as ``≥ 2.00 ×``."""
+        """Say what the goal is, as ``≥ 2.00 ×``."""
         bounds = (("≥", self.at_least), ("≤", self.at_most))
         return " and ".join(
             f"{sign} {self.shown(value)}" for sign, value in bounds if value is not None
         )
 
+    @property
+    def spread(self) -> str:
+        """Say the extremes over rounds, if there were several."""
+        if self.low is None or self.high is None or self.low == self.high:
+            return ""
+        return f"{figure(self.low)} – {figure(self.high)}"
+
+    @property
+    def verdict(self) -> str:
+        """Say ``met``, ``missed`` or ``not measured``; nothing where there is no goal."""
+        if self.value is None:
+            return "not measured"
+        return {True: "met", False: "missed", None: ""}[self.met]
+
     def shown(self, value: float) -> str:
-        return f"{value:.2f} {self.unit}".rstrip()
+        return f"{figure(value)} {self.unit}".rstrip()
+
+
+def figure(value: float) -> str:
+    """Write it in three digits or so: 0.042, 0.97, 12.3, 1,234."""
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 0.1 or size == 0 else f"{value:.3f}"
 
 
 def judge(targets: Sequence[Target], results: Results) -> list[Finding]:
     """Measure all targets."""
     return [target.judge(results) for target in targets]
+
+
+def beaten(results: Results, measures: Sequence[Measure]) -> list[Finding]:
+    """Return where a peer is better than the fastest of ours, by more than rounds differ for no reason.
+
+    Contenders that are a floor are no peers: they do less than what is asked.
+    """
+    found = []
+    for threads in sorted({cell.threads for cell in results.cells}):
+        cells = [cell for cell in results.with_threads(threads) if any(cell.rounds)]
+        ours = [cell for cell in cells if cell.contender.ours]
+        if not ours:
+            continue
+        best = max(ours, key=lambda cell: THROUGHPUT.over(cell.values(THROUGHPUT)))
+        peers = [cell for cell in cells if not (cell.contender.ours or cell.contender.floor)]
+        for peer in peers:
+            for measure in measures:
+                finding = Target(
+                    name=best.contender.name,
+                    contender=best.contender.name,
+                    peer=peer.contender.name,
+                    threads=threads,
+                    measure=measure,
+                ).judge(results)
+                if finding.value is not None and measure.is_worse(finding.value):
+                    found.append(finding)
+    return found

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import answers
-from benchmarks.__main__ import select
+from benchmarks.runner import select
 from benchmarks.crew import (
     Contender,
     Log,
