@@ -1,4 +1,7 @@
-"""Run the benchmarks: ``python -m benchmarks [--minutes M] [--quick] [name …]``; ``--readme`` shows the last run's tables."""
+"""Run the benchmarks: ``python -m benchmarks [--minutes M] [--quick] [name …]``.
+
+``--readme`` measures nothing, and prints the last run's tables.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,10 @@ def _show_readme() -> int:
 def _parser(benches: Benches) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"of {', '.join(benches.modules)}, or bench.question"
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"of {', '.join(benches.modules)}, or bench.question",
     )
     parser.add_argument(
         "--minutes",

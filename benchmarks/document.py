@@ -25,7 +25,7 @@ def document(headline: Headline, charts: Sequence[str]) -> str:
     parts += _section("Goals", GOAL_HEADERS, headline.goals())
     parts += _section("What the guide claims", CLAIM_HEADERS, headline.claims())
     parts += _section("Where a peer wins", WIN_HEADERS, headline.wins())
-    parts += _section("Left out", LEFT_OUT_HEADERS, headline.left_out)
+    parts += _section("Left out", LEFT_OUT_HEADERS, headline.reasons())
     failures = [(said.name, failure) for said in headline.said for failure in said.failures]
     parts += _section("Failed", ("bench", "why"), failures)
     parts += _section("The machine", ("what", ""), list(headline.machine.items()))

@@ -87,9 +87,20 @@ class Headline:
         """Return a row for each claim of the guide: what was measured, and whether it holds."""
         findings = [(said.name, finding) for said in self.said for finding in said.findings]
         return [
-            (verdict.says, " · ".join([*verdict.measured, verdict.note]).strip(" ·"), verdict.verdict)
+            (
+                verdict.says,
+                " · ".join(filter(None, (*verdict.measured, verdict.note))),
+                verdict.verdict,
+            )
             for verdict in claims.judged(findings)
         ]
+
+    def reasons(self) -> list[Row]:
+        """Return a row for each reason for which something was left out."""
+        by_reason: dict[str, list[str]] = {}
+        for what, why in self.left_out:
+            by_reason.setdefault(why, []).append(what)
+        return [(", ".join(what), why) for why, what in by_reason.items()]
 
     def readme(self) -> list[Row]:
         """Return the goals in fewer rows: one for what is the same but for the number of threads."""

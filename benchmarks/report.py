@@ -29,6 +29,7 @@ from benchmarks.headline import (
 from benchmarks.targets import Finding
 
 DOCUMENT, CONTENT = "report.rst", "report.json"
+FIGURES = ("goal", "over rounds")
 COLOURS = {
     "met": "green",
     "missed": "red",
@@ -122,7 +123,7 @@ class Report:
             ("Goals", GOAL_HEADERS, headline.goals()),
             ("What the guide claims", CLAIM_HEADERS, headline.claims()),
             ("Where a peer wins", WIN_HEADERS, headline.wins()),
-            ("Left out", LEFT_OUT_HEADERS, headline.left_out),
+            ("Left out", LEFT_OUT_HEADERS, headline.reasons()),
         ):
             if rows:
                 self._console.print(_rows(title, headers, rows))
@@ -174,16 +175,13 @@ def _rich(table: Table) -> RichTable:
 
 
 def _rows(title: str, headers: Row, rows: Sequence[Row]) -> RichTable:
-    """Draw rows of text; a verdict has its colour, and a first cell begins a group."""
+    """Draw rows of text: figures to the right, and what begins and ends a row in colour."""
     drawn = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for header in headers:
-        drawn.add_column(header, justify="right" if header in ("goal", "measured", "over rounds") and len(headers) > 3 else "left")
-    for number, row in enumerate(rows):
-        *cells, last = row
+        drawn.add_column(header, justify="right" if header in FIGURES else "left")
+    for first, *cells, last in rows:
         colour = COLOURS.get(last.partition(";")[0], "")
-        drawn.add_row(*(Text(cell) for cell in cells), Text(last, colour))
-        if number + 1 < len(rows) and rows[number + 1][0]:
-            drawn.add_section()
+        drawn.add_row(Text(first, "bold"), *map(Text, cells), Text(last, colour))
     return drawn
 
 

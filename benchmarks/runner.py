@@ -20,7 +20,10 @@ from poolkit.embedded import EmbeddedError
 
 # What a bench does without where it is missing, but not as well.
 TOOLS = {
-    "http": ("nginx", "HTTP is asked of the embedded server, in Python: `apt-get install nginx-light`"),
+    "http": (
+        "nginx",
+        "HTTP is asked of the embedded server, in Python: `apt-get install nginx-light`",
+    ),
     "hosts": ("wrk", "the load comes from a client in Python: `apt-get install wrk`"),
 }
 
@@ -96,7 +99,9 @@ def run(
             tool, instead = TOOLS[bench]
             report.leave_out(f"{tool}, in {bench}", instead)
         open_questions = dict.fromkeys(f"{bench}.{question}" for question in questions)
-        for name, why in _answered(modules[bench], questions, open_questions, plan, report, watcher):
+        for name, why in _answered(
+            modules[bench], questions, open_questions, plan, report, watcher
+        ):
             report.leave_out(name, why)
 
 

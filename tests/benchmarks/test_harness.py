@@ -15,7 +15,6 @@ import pytest
 from rich.console import Console
 
 from benchmarks import answers
-from benchmarks.runner import select
 from benchmarks.crew import (
     Contender,
     Log,
@@ -30,6 +29,7 @@ from benchmarks.crew import (
 )
 from benchmarks.harness import Cell, Plan, Race, Results
 from benchmarks.report import Report
+from benchmarks.runner import select
 from benchmarks.targets import P99, SLOWEST_SHARE, Target
 
 # Long enough that every thread has its turn, also where others take the cores away.
