@@ -64,6 +64,12 @@ SPEED_COLUMNS: Mapping[str, Column] = {
     "client CPU µs": (CPU, "{:,.0f}"),
     "RSS MB": (RSS, "{:,.0f}"),
 }
+LATENCY_COLUMNS: Mapping[str, Column] = {
+    "p50 ms": (P50, "{:,.2f}"),
+    "p99 ms": (P99, "{:,.1f}"),
+    "longest ms": (LONGEST, "{:,.0f}"),
+    "client CPU µs": (CPU, "{:,.0f}"),
+}
 COST_COLUMNS: Mapping[str, Column] = {
     "µs a request": (COST, "{:,.2f}"),
     "p50 ms": (P50, "{:,.4f}"),
@@ -92,20 +98,29 @@ def speed(
         ),
         note=ROUNDS,
         data=_cells(results.cells),
-        failures=_failures(results.cells),
-        absent=_absent(results.cells),
+        failures=failures(results.cells),
+        absent=absent(results.cells),
         beaten=beaten(results, (THROUGHPUT, P99)),
     )
 
 
-def latency(
-    name: str, question: str, results: Results, reference: str, targets: Sequence[Target]
-) -> Answer:
-    """Answer how long a request takes, where that is a matter of distance more than of speed."""
-    answer = speed(name, question, results, reference, targets)
-    panels = [_panel(results, n, P50, targets, "{:,.1f} ms") for n in _thread_counts(results)]
-    chart = Bars(title=question, rows=[panels])
-    return dataclasses.replace(answer, chart=chart, beaten=())
+def latency(name: str, question: str, results: Results, targets: Sequence[Target]) -> Answer:
+    """Answer how long a request takes, by contenders that do different things."""
+    counts = _thread_counts(results)
+    return Answer(
+        name=name,
+        question=question,
+        tables=[_table(results, threads, None, LATENCY_COLUMNS) for threads in counts],
+        findings=judge(targets, results),
+        chart=Bars(
+            title=question,
+            rows=[[_panel(results, n, P50, targets, "{:,.1f} ms") for n in counts]],
+        ),
+        note=ROUNDS,
+        data=_cells(results.cells),
+        failures=failures(results.cells),
+        absent=absent(results.cells),
+    )
 
 
 def fairness(
@@ -143,8 +158,8 @@ def cost(
         ),
         note=ROUNDS,
         data=_cells(results.cells),
-        failures=_failures(results.cells),
-        absent=_absent(results.cells),
+        failures=failures(results.cells),
+        absent=absent(results.cells),
         beaten=beaten(results, (THROUGHPUT,)),
     )
 
@@ -153,32 +168,37 @@ def _thread_counts(results: Results) -> list[int]:
     return sorted({cell.threads for cell in results.cells})
 
 
-def _table(results: Results, threads: int, reference: str, columns: Mapping[str, Column]) -> Table:
+def _table(
+    results: Results, threads: int, reference: str | None, columns: Mapping[str, Column]
+) -> Table:
     cells = results.with_threads(threads)
     rounds = max(len(cell.rounds) for cell in cells)
     stolen = [round.stolen for cell in cells for round in cell.rounds if round]
+    against = "" if reference is None else f" × is against {reference};"
     return Table(
-        title=f"{_plural(threads, 'thread')}: medians of {rounds} rounds; × is against {reference}; "
+        title=f"{_plural(threads, 'thread')}: medians of {_plural(rounds, 'round')};{against} "
         f"stolen CPU {min(stolen, default=0):.0%} to {max(stolen, default=0):.0%}",
-        headers=["", "×", *columns, "errors"],
+        headers=["", *([] if reference is None else ["×"]), *columns, "errors"],
         rows=[_row(cell, results, reference, columns) for cell in cells],
     )
 
 
-def _row(cell: Cell, results: Results, reference: str, columns: Mapping[str, Column]) -> list[str]:
+def _row(
+    cell: Cell, results: Results, reference: str | None, columns: Mapping[str, Column]
+) -> list[str]:
     name = cell.contender.name
+    ratio = [] if reference is None else [_ratio(cell, results, reference)]
     if not any(cell.rounds):
-        return [
-            name,
-            "",
-            "not installed" if cell.absent else "failed",
-            *[""] * (len(columns) - 1),
-            str(cell.errors or ""),
-        ]
-    ratio = Target(name="", contender=name, peer=reference, threads=cell.threads).judge(results)
+        why = "not installed" if cell.absent else "failed"
+        return [name, *ratio, why, *[""] * (len(columns) - 1), str(cell.errors or "")]
     figures = [shown.format(_middle(cell, measure)) for measure, shown in columns.values()]
-    ratio_shown = "" if ratio.value is None else f"{ratio.value:.2f}"
-    return [name, ratio_shown, *figures, str(cell.errors or "")]
+    return [name, *ratio, *figures, str(cell.errors or "")]
+
+
+def _ratio(cell: Cell, results: Results, reference: str) -> str:
+    target = Target(name="", contender=cell.contender.name, peer=reference, threads=cell.threads)
+    value = target.judge(results).value
+    return "" if value is None else f"{value:.2f}"
 
 
 def _middle(cell: Cell, measure: Measure) -> float:
@@ -243,22 +263,27 @@ def _cells(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             "contender": cell.contender.name,
             "threads": cell.threads,
             "failure": cell.failure,
-            "rounds": [
-                {
-                    **dataclasses.asdict(round),
-                    "throughput": round.throughput,
-                    "slowest_share": round.slowest_share,
-                }
-                if round
-                else None
-                for round in cell.rounds
-            ],
+            "rounds": rounds_of(cell),
         }
         for cell in cells
     ]
 
 
-def _failures(cells: Sequence[Cell]) -> list[str]:
+def rounds_of(cell: Cell) -> list[dict[str, Any] | None]:
+    """Return what there is of each round, ready for JSON."""
+    return [
+        {
+            **dataclasses.asdict(round),
+            "throughput": round.throughput,
+            "slowest_share": round.slowest_share,
+        }
+        if round
+        else None
+        for round in cell.rounds
+    ]
+
+
+def failures(cells: Sequence[Cell]) -> list[str]:
     """Say of each contender that failed, or whose turns failed, why and with how many threads."""
     threads: dict[str, list[int]] = {}
     for cell in cells:
@@ -274,7 +299,7 @@ def _failures(cells: Sequence[Cell]) -> list[str]:
     return [f"{said} (threads: {', '.join(map(str, counts))})" for said, counts in threads.items()]
 
 
-def _absent(cells: Sequence[Cell]) -> list[str]:
+def absent(cells: Sequence[Cell]) -> list[str]:
     """Say which contenders are not installed, and what they lack."""
     said = (f"{cell.contender.name}: {cell.failure}" for cell in cells if cell.absent)
     return list(dict.fromkeys(said))
