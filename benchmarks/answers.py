@@ -47,7 +47,7 @@ class Answer:
     note: str  # how it was measured
     data: Any
     failures: Sequence[str] = field(default=())
-    absent: Sequence[str] = field(default=())  # contenders that are not installed
+    left_out: Sequence[str] = field(default=())  # contenders that could not be measured, and why
     beaten: Sequence[Finding] = field(default=())  # by which peers, and where
 
 
@@ -99,7 +99,7 @@ def speed(
         note=ROUNDS,
         data=_cells(results.cells),
         failures=failures(results.cells),
-        absent=absent(results.cells),
+        left_out=left_out(results.cells),
         beaten=beaten(results, (THROUGHPUT, P99)),
     )
 
@@ -119,7 +119,7 @@ def latency(name: str, question: str, results: Results, targets: Sequence[Target
         note=ROUNDS,
         data=_cells(results.cells),
         failures=failures(results.cells),
-        absent=absent(results.cells),
+        left_out=left_out(results.cells),
     )
 
 
@@ -159,7 +159,7 @@ def cost(
         note=ROUNDS,
         data=_cells(results.cells),
         failures=failures(results.cells),
-        absent=absent(results.cells),
+        left_out=left_out(results.cells),
         beaten=beaten(results, (THROUGHPUT,)),
     )
 
@@ -189,7 +189,7 @@ def _row(
     name = cell.contender.name
     ratio = [] if reference is None else [_ratio(cell, results, reference)]
     if not any(cell.rounds):
-        why = "not installed" if cell.absent else "failed"
+        why = "left out" if cell.left_out else "failed"
         return [name, *ratio, why, *[""] * (len(columns) - 1), str(cell.errors or "")]
     figures = [shown.format(_middle(cell, measure)) for measure, shown in columns.values()]
     return [name, *ratio, *figures, str(cell.errors or "")]
@@ -226,7 +226,7 @@ def _panel(
                 high=max(values),
                 text=shown.format(measure.over(values)),
                 ours=cell.contender.ours,
-                asked=_asked(cell, measure, targets, results),
+                goal=_goal(cell, measure, targets, results),
             )
         )
     unit = f" ({measure.unit})" if measure.unit and not measure.unit.startswith("/") else ""
@@ -238,10 +238,10 @@ def _panel(
     )
 
 
-def _asked(
+def _goal(
     cell: Cell, measure: Measure, targets: Sequence[Target], results: Results
 ) -> float | None:
-    """Return where this bar must end for the hardest of its targets."""
+    """Return where this bar must end for the hardest of its goals."""
     least, most = [], []
     for target in targets:
         key = (target.contender, target.threads, target.measure)
@@ -287,7 +287,7 @@ def failures(cells: Sequence[Cell]) -> list[str]:
     """Say of each contender that failed, or whose turns failed, why and with how many threads."""
     threads: dict[str, list[int]] = {}
     for cell in cells:
-        if cell.absent:
+        if cell.left_out:
             continue
         if cell.failure is not None:
             said = f"{cell.contender.name} failed: {cell.failure}"
@@ -299,9 +299,9 @@ def failures(cells: Sequence[Cell]) -> list[str]:
     return [f"{said} (threads: {', '.join(map(str, counts))})" for said, counts in threads.items()]
 
 
-def absent(cells: Sequence[Cell]) -> list[str]:
-    """Say which contenders are not installed, and what they lack."""
-    said = (f"{cell.contender.name}: {cell.failure}" for cell in cells if cell.absent)
+def left_out(cells: Sequence[Cell]) -> list[str]:
+    """Say which contenders could not be measured, through no fault of theirs, and why."""
+    said = (f"{cell.contender.name}: {cell.failure}" for cell in cells if cell.left_out)
     return list(dict.fromkeys(said))
 
 

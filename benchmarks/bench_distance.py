@@ -120,7 +120,7 @@ def _contenders(running: ExitStack) -> list[Contender]:
         (CALLS, partial(_one_by_one, redis_url), KEY, values),
         (PIPELINE, partial(_together, redis_url), KEY, values),
     ]
-    ours = (HTTP, POSTGRES, REDIS, PIPELINE)
+    ours = (HTTP, POSTGRES, REDIS, CALLS, PIPELINE)
     return [
         _contender(name, opens, [(key, answer)], name in ours) for name, opens, key, answer in ways
     ]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OURS, THEIRS, ASKED, FAINT = "#1f6fb4", "#b9bec6", "#d1495b", "#6b7280"
+OURS, THEIRS, GOAL, FAINT = "#1f6fb4", "#b9bec6", "#d1495b", "#6b7280"
+OUR_LINES = (OURS, "#7db3e0", "#0b3c66")
+THEIR_LINES = ("#4b5563", "#b7791f", "#9ca3af", "#6b8e23")
+LABEL_GAP = 0.075  # of an axis's height, which a label takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """A value with its extremes over rounds, the text beside it, and the value that is asked of it."""
+    """A value with its extremes over rounds, the text beside it, and the value that is its goal."""
 
     label: str
     value: float | None  # None: it did not run
@@ -20,7 +24,7 @@ class Bar:
     high: float = 0.0
     text: str = ""
     ours: bool = False
-    asked: float | None = None
+    goal: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +56,8 @@ class Bars:
             (_patch(THEIRS), "others"),
             (_line(FAINT), "lowest to highest round"),
         ]
-        if any(bar.asked is not None for row in self.rows for panel in row for bar in panel.bars):
-            handles.append((_line(ASKED), "what the issue asks"))
+        if any(bar.goal is not None for row in self.rows for panel in row for bar in panel.bars):
+            handles.append((_line(GOAL), "goal"))
         _finish(figure, self.title, handles, path, footnote, height)
 
 
@@ -67,54 +71,109 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curves:
-    """Curves over a logarithmic x, and the value none of them should pass."""
+class CurvePanel:
+    """Curves over a logarithmic x; with ``ticks``, which name its values, y is logarithmic too.
 
-    title: str
+    ``limit`` is what none should pass.
+    """
+
     x_axis: str
     y_axis: str
     curves: Sequence[Curve]
+    title: str = ""
+    ticks: Mapping[float, str] | None = None
     limit: float | None = None
 
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Rows of panels of curves."""
+
+    title: str
+    rows: Sequence[Sequence[CurvePanel]]
+
     def draw(self, path: Path, footnote: str) -> None:
-        height = 5.2
-        figure, ((axis,),) = _figure(1, 1, 9.5, height)
-        handles = []
-        for curve in self.curves:
-            colour = OURS if curve.ours else FAINT
-            xs, ys = zip(*curve.points, strict=True) if curve.points else ((), ())
-            axis.plot(xs, ys, marker="o", color=colour, linewidth=3.5 if curve.ours else 1.4)
-            handles.append((_line(colour), curve.label))
-        if self.limit is not None:
-            axis.axhline(self.limit, color=ASKED, linewidth=1.4)
-            handles.append((_line(ASKED), "what the issue asks: at most this"))
-        axis.set_xscale("log")
-        axis.set_xlabel(self.x_axis)
-        axis.set_ylabel(self.y_axis)
-        axis.grid(axis="y", color="#e5e7eb")
-        axis.set_axisbelow(True)
-        _clean(axis)
+        columns = len(self.rows[0])
+        height = len(self.rows) * 3.3 + 1.2
+        figure, axes = _figure(len(self.rows), columns, max(9.5, 5.4 * columns), height)
+        for row, panels in enumerate(self.rows):
+            for column, panel in enumerate(panels):
+                _draw_curves(axes[row][column], panel)
+        handles = [(_line(OURS), "poolkit"), (_line(THEIR_LINES[0]), "others")]
+        if any(panel.limit is not None for row in self.rows for panel in row):
+            handles.append((_line(GOAL), "goal: not above this"))
         _finish(figure, self.title, handles, path, footnote, height)
 
 
-Chart = Bars | Curves
+Chart = Bars | Grid
+
+
+def _draw_curves(axis: Any, panel: CurvePanel) -> None:
+    axis.set_xscale("log")
+    if panel.ticks is not None:
+        axis.set_yscale("log")
+        axis.set_xticks(list(panel.ticks), list(panel.ticks.values()))
+        axis.minorticks_off()
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    colours = {True: iter(OUR_LINES), False: iter(THEIR_LINES)}
+    ends = []
+    for curve in panel.curves:
+        colour = next(colours[curve.ours], FAINT)
+        if curve.points:
+            xs, ys = zip(*curve.points, strict=True)
+            width = 2.6 if curve.ours else 1.6
+            axis.plot(xs, ys, marker="o", markersize=4, color=colour, linewidth=width)
+            ends.append((xs[-1], ys[-1], curve.label, colour))
+        else:
+            ends.append((1.0, 1.0, f"{curve.label}: did not run", colour))
+    if panel.limit is not None:
+        axis.axhline(panel.limit, color=GOAL, linewidth=1.4)
+    _label_ends(axis, ends)
+    axis.set_title(panel.title, fontsize=10.5, loc="left")
+    axis.set_xlabel(panel.x_axis, fontsize=9)
+    axis.set_ylabel(panel.y_axis, fontsize=9)
+    axis.grid(axis="y", color="#e5e7eb")
+    axis.set_axisbelow(True)
+    _clean(axis)
+
+
+def _label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write each curve's name at the right, where it ends, or as near to there as others leave room."""
+    axis.set_ylim(axis.get_ylim())  # final from here on
+    to_axes = axis.transData + axis.transAxes.inverted()
+    heights = [(to_axes.transform((x, y))[1], label, colour) for x, y, label, colour in ends]
+    lowest = 0.0
+    for height, label, colour in sorted(heights):
+        text = textwrap.wrap(label, 26)
+        place = max(height, lowest)
+        lowest = place + LABEL_GAP * len(text)
+        axis.annotate("\n".join(text), (1.02, place), xycoords="axes fraction", va="center",
+                      color=colour, fontsize=8.5)  # fmt: skip
+
+
+# What lies behind a bar's text must not cross it.
+_BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
 def _draw_bars(axis: Any, panel: Panel, *, named: bool) -> None:
     for place, bar in enumerate(panel.bars):
         if bar.value is None:
             axis.annotate("did not run", (0, place), (4, 0), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", va="center", color=ASKED)  # fmt: skip
+                          textcoords="offset points", va="center", color=GOAL)  # fmt: skip
             continue
         axis.barh(place, bar.value, color=OURS if bar.ours else THEIRS, height=0.7)
         axis.plot([bar.low, bar.high], [place, place], color=FAINT, linewidth=1)
-        if bar.asked is not None:
-            axis.plot([bar.asked] * 2, [place - 0.42, place + 0.42], color=ASKED, linewidth=2)
-        furthest = max(bar.value, bar.high, bar.asked or 0.0)
-        axis.annotate(bar.text, (furthest, place), (4, 0), textcoords="offset points",
-                      va="center", fontsize=8.5)  # fmt: skip
+        axis.annotate(bar.text, (max(bar.value, bar.high), place), (4, 0), va="center", fontsize=8.5,
+                      textcoords="offset points", bbox=_BEHIND, zorder=4)  # fmt: skip
+        if bar.goal is not None:
+            axis.plot(
+                [bar.goal] * 2, [place - 0.42, place + 0.42], color=GOAL, linewidth=2, zorder=5
+            )
     axis.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars] if named else [])
+    for label, bar in zip(axis.get_yticklabels(), panel.bars, strict=False):
+        label.set(color=OURS if bar.ours else "black", weight="bold" if bar.ours else "normal")
     axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.invert_yaxis()
     axis.set_title(panel.title, fontsize=10.5, loc="left")
     axis.set_xlabel(panel.axis, fontsize=9)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.answers import ROUNDS, Answer, Table, absent, failures, rounds_of
+from benchmarks.answers import ROUNDS, Answer, Table, failures, left_out, rounds_of
 from benchmarks.charts import Curve, CurvePanel, Grid
 from benchmarks.harness import Cell, Results
 from benchmarks.targets import Finding, Measure, figure
@@ -59,17 +59,14 @@ def answer(
         chart=Grid(
             title=question,
             rows=[
-                [
-                    _panel(plot, measure, x_axis, ticks, limits.get(measure.name))
-                    for plot in plots
-                ]
+                [_panel(plot, measure, x_axis, ticks, limits.get(measure.name)) for plot in plots]
                 for measure in measures
             ],
         ),
         note=ROUNDS,
         data=[_line_data(plot, line) for plot in plots for line in plot.lines],
         failures=failures(results.cells),
-        absent=absent(results.cells),
+        left_out=left_out(results.cells),
     )
 
 

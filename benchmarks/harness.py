@@ -49,7 +49,7 @@ class Cell:
     threads: int
     rounds: list[Round | None] = field(default_factory=list)
     failure: str | None = None
-    absent: bool = False  # it failed for want of a package
+    left_out: bool = False  # there was no package for it, or no time: no fault of its own
 
     @property
     def errors(self) -> int:
@@ -125,6 +125,7 @@ class Race:
         for cell in cells:
             if not any(cell.rounds) and cell.failure is None:
                 cell.failure = f"no turn ended in rounds of {timing.seconds:g} s"
+                cell.left_out = plan.quick  # whose rounds are short
         return cells
 
 
@@ -137,7 +138,7 @@ def _add_round(cell: Cell, timing: Timing) -> None:
     except Exception as error:
         cell.failure = describe_error(error)
         if missing := missing_package(error):
-            cell.failure, cell.absent = f"there is no {missing}; `make install` gets it", True
+            cell.failure, cell.left_out = f"there is no {missing}; `make install` gets it", True
         cell.rounds.append(None)
         return
     if any(round.turns):

@@ -15,7 +15,7 @@ from functools import partial
 
 from benchmarks import machine
 from benchmarks.answers import Answer, Table
-from benchmarks.charts import Curve, Curves
+from benchmarks.charts import Curve, CurvePanel, Grid
 from benchmarks.crew import Contender, Turn, describe_error
 from benchmarks.progress import Watcher
 from benchmarks.targets import Finding
@@ -88,12 +88,20 @@ def answer(
         question=question,
         tables=[_table(growth, samples, points)],
         findings=[finding],
-        chart=Curves(
+        chart=Grid(
             title=question,
-            x_axis="leases taken",
-            y_axis=f"MB more than after {FIRST:,} leases",
-            curves=[Curve(label=key, points=growth[key], ours=key == ours) for key in growth],
-            limit=at_most_mb,
+            rows=[
+                [
+                    CurvePanel(
+                        x_axis="leases taken",
+                        y_axis=f"MB more than after {FIRST:,} leases",
+                        curves=[
+                            Curve(label=key, points=growth[key], ours=key == ours) for key in growth
+                        ],
+                        limit=at_most_mb,
+                    )
+                ]
+            ],
         ),
         note=f"a fresh process each, {THREADS} threads",
         data=[{"contender": key, "samples": found} for key, found in samples.items()],

@@ -77,11 +77,11 @@ class Report:
                 failures=answer.failures,
             )
         )
-        self._left_out += [(f"{answer.name}, a contender", absent) for absent in answer.absent]
         self._console.print(f"\n[bold]{answer.name}[/]: {answer.question}")
         for table in answer.tables:
             self._console.print(_rich(table))
-        self._console.print(*(f"  - {absent}" for absent in answer.absent), sep="\n", markup=False)
+        for why in answer.left_out:
+            self.leave_out(f"{answer.name}, a contender", why)
         self._show_failures(answer.failures)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write_json(answer)

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks import machine
 from benchmarks.answers import Answer, Table
-from benchmarks.charts import Curve, Curves
+from benchmarks.charts import Curve, CurvePanel, Grid
 from benchmarks.crew import describe_error
 from benchmarks.progress import Watcher
 from benchmarks.targets import Finding
@@ -82,12 +82,20 @@ def answer(
         question=question,
         tables=[_table(growth, samples)],
         findings=[finding],
-        chart=Curves(
+        chart=Grid(
             title=question,
-            x_axis="MB read",
-            y_axis="MB more than after the first",
-            curves=[Curve(label=key, points=growth[key], ours=key == ours) for key in growth],
-            limit=at_most_mb,
+            rows=[
+                [
+                    CurvePanel(
+                        x_axis="MB read",
+                        y_axis="MB more than after the first",
+                        curves=[
+                            Curve(label=key, points=growth[key], ours=key == ours) for key in growth
+                        ],
+                        limit=at_most_mb,
+                    )
+                ]
+            ],
         ),
         note=f"a fresh process each, pieces of {PIECE // 1024} KiB",
         data=[{"contender": key, "samples": found} for key, found in samples.items()],

@@ -18,6 +18,7 @@ from poolkit.embedded.server import Server
 from poolkit.embedded.tls import AUTHORITY, CERTIFICATE, write_certificate
 
 SMALL, LARGE, HUGE = 200, 100_000, 1 << 30  # bytes of the bodies
+LENGTHS = (1, 100, SMALL, 10_000, LARGE, 1_000_000, 10_000_000)
 
 CONFIG = """
 daemon off;
@@ -108,7 +109,7 @@ class Nginx(Server):
             write_certificate(home)
         folder = home.path / "www" / "bytes"
         folder.mkdir(parents=True)
-        for length in (SMALL, LARGE):
+        for length in LENGTHS:
             (folder / str(length)).write_bytes(body(length))
         with (folder / str(HUGE)).open("wb") as huge:
             huge.truncate(HUGE)  # a hole: it takes no disk
