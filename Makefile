@@ -68,11 +68,11 @@ format: $(installed) ## Format the code, and fix what can be fixed
 	$(python) -m ruff format .
 
 .PHONY: bench
-bench: $(installed) ## Measure poolkit against its peers
+bench: $(installed) ## Measure poolkit against its peers, within 15 minutes
 	$(python) -m benchmarks $(ARGS)
 
 .PHONY: bench-quick
-bench-quick: $(installed) ## The same, shorter and rougher
+bench-quick: $(installed) ## The same within 2 minutes, rougher
 	$(python) -m benchmarks --quick $(ARGS)
 
 .PHONY: docs

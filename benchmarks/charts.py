@@ -114,7 +114,10 @@ def _draw_curves(axis: Any, panel: CurvePanel) -> None:
         axis.set_yscale("log")
         axis.set_xticks(list(panel.ticks), list(panel.ticks.values()))
         axis.minorticks_off()
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    else:
+        axis.xaxis.set_major_formatter(_plain)
+        axis.xaxis.set_minor_formatter("")
+    axis.yaxis.set_major_formatter(_plain)
     colours = {True: iter(OUR_LINES), False: iter(THEIR_LINES)}
     ends = []
     for curve in panel.curves:
@@ -164,7 +167,7 @@ def _draw_bars(axis: Any, panel: Panel, *, named: bool) -> None:
         axis.barh(place, bar.value, color=OURS if bar.ours else THEIRS, height=0.7)
         axis.plot([bar.low, bar.high], [place, place], color=FAINT, linewidth=1)
         axis.annotate(bar.text, (max(bar.value, bar.high), place), (4, 0), va="center", fontsize=8.5,
-                      textcoords="offset points", bbox=_BEHIND, zorder=4)  # fmt: skip
+                      textcoords="offset points", bbox=_BEHIND, zorder=5)  # fmt: skip
         if bar.goal is not None:
             axis.plot(
                 [bar.goal] * 2, [place - 0.42, place + 0.42], color=GOAL, linewidth=2, zorder=5
@@ -173,7 +176,7 @@ def _draw_bars(axis: Any, panel: Panel, *, named: bool) -> None:
     for label, bar in zip(axis.get_yticklabels(), panel.bars, strict=False):
         label.set(color=OURS if bar.ours else "black", weight="bold" if bar.ours else "normal")
     axis.tick_params(axis="y", length=0)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.xaxis.set_major_formatter(_plain)
     axis.invert_yaxis()
     axis.set_title(panel.title, fontsize=10.5, loc="left")
     axis.set_xlabel(panel.axis, fontsize=9)
@@ -231,6 +234,10 @@ def _line(colour: str) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, linewidth=2)
+
+
+def _plain(value: float, _place: int | None = None) -> str:
+    return f"{value:,.10g}"
 
 
 def _clean(axis: Any) -> None:

@@ -208,7 +208,7 @@ CLAIMS = (
                 unit="%",
             ),
         ),
-        note="CPU time of this process a request; the server's is not in it.",
+        note="CPU time of this process a request, for all of a connection; the server's is not in it.",
     ),
     Claim(
         says="10 × more concurrent requests on the same machine",

@@ -60,6 +60,7 @@ class Target:
 
     def judge(self, results: Results) -> Finding:
         """Measure it in these results."""
+        rival = False
         if self.peer is None:
             values = results.cell(self.contender, self.threads).values(self.measure)
             unit = self.measure.unit
@@ -67,6 +68,8 @@ class Target:
             pairs = results.pairs(self.contender, self.peer, self.threads)
             values = [self._compared(ours, theirs) for ours, theirs in pairs]
             unit = "×" if self.compare == "ratio" else self.measure.unit
+            peer = results.cell(self.peer, self.threads).contender
+            rival = self.compare == "ratio" and not (peer.ours or peer.floor)
         return Finding(
             name=self.name,
             threads=self.threads,
@@ -78,6 +81,7 @@ class Target:
             unit=unit,
             at_least=self.at_least,
             at_most=self.at_most,
+            rival=rival,
         )
 
     def _compared(self, ours: Round, theirs: Round) -> float:
@@ -100,6 +104,7 @@ class Finding:
     at_most: float | None = None
     threads: int | None = None
     measure: str = ""
+    rival: bool = False  # whether it is against another's way to do the same
 
     @property
     def label(self) -> str:
@@ -118,8 +123,8 @@ class Finding:
 
     @property
     def peer_wins(self) -> bool:
-        """Say whether the peer is clearly better, whatever the goal."""
-        if self.value is None or self.unit != "×":
+        """Say whether a rival is clearly better, whatever the goal."""
+        if self.value is None or not self.rival:
             return False
         if self.at_least is not None:
             return self.value < 0.97

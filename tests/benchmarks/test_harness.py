@@ -31,6 +31,7 @@ from benchmarks.harness import Cell, Plan, Race, Results
 from benchmarks.report import Report
 from benchmarks.runner import select
 from benchmarks.targets import P99, SLOWEST_SHARE, Target
+from tests.benchmarks.support import a_round
 
 # Long enough that every thread has its turn, also where others take the cores away.
 SHORT = Timing(warmup=0.005, seconds=0.1, patience=5.0)
@@ -54,19 +55,6 @@ def contender(name: str, turn: Turn = nap, log: list[str] | None = None) -> Cont
             log.append(f"close {name}")
 
     return Contender(name, opened)
-
-
-def a_round(*turns: int, seconds: float = 1.0, p99: float = 0.001) -> Round:
-    return Round(
-        seconds=seconds,
-        turns=turns,
-        p50=p99 / 2,
-        p99=p99,
-        longest=p99,
-        cpu_seconds=0.5,
-        rss_bytes=50_000_000,
-        stolen=0.0,
-    )
 
 
 def results(**rounds: list[Round | None]) -> Results:

@@ -1,0 +1,71 @@
+"""A run's time is divided so that every question has its share of it, and the last has one too."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.budget import COSTS, Budget, cost_of, place_of
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+QUESTIONS = ["redis.get_by_threads", "redis.pipeline", "new.question"]
+
+
+def test_where_there_is_time_a_race_has_all_it_would_like(clock: Clock) -> None:
+    budget = Budget(10_000.0, QUESTIONS, clock=clock)
+    assert budget.share("redis.get_by_threads", 66.0) == 66.0
+
+
+def test_where_there_is_little_each_race_has_its_part_of_it(clock: Clock) -> None:
+    budget = Budget(60.0, QUESTIONS, clock=clock)
+    shares = []
+    for question in QUESTIONS:
+        share = budget.share(question, cost_of(question).more)
+        clock.now += share + cost_of(question).least
+        budget.close(question)
+        shares.append(share)
+    assert min(shares) > 5.0
+    assert clock.now <= 160.0 + cost_of(QUESTIONS[-1]).least
+    assert shares[0] / shares[1] == pytest.approx(66 / 24, rel=0.25)
+
+
+def test_a_race_that_takes_too_long_leaves_the_others_less_but_not_nothing(clock: Clock) -> None:
+    budget = Budget(60.0, QUESTIONS, clock=clock)
+    before = budget.share("redis.pipeline", 24.0)
+    clock.now += 40.0
+    budget.close("redis.get_by_threads")
+    assert 0.0 < budget.share("redis.pipeline", 24.0) < before
+    assert not budget.spent
+    clock.now += 20.0
+    assert budget.spent
+    assert budget.share("redis.pipeline", 24.0) == 0.0
+
+
+def test_what_must_be_spent_on_others_is_kept_for_them(clock: Clock) -> None:
+    assert COSTS["mcp.mcp_threads"].least > 100.0
+    budget = Budget(200.0, ["redis.pipeline", "mcp.mcp_threads"], clock=clock)
+    assert budget.share("redis.pipeline", 1_000.0) <= 200.0 - COSTS["mcp.mcp_threads"].least
+
+
+def test_progress_says_what_is_answered_and_how_long_the_rest_takes(clock: Clock) -> None:
+    budget = Budget(600.0, QUESTIONS, clock=clock)
+    assert budget.progress == "0 of 3 questions answered, about 2 min left"
+    budget.close("redis.get_by_threads")
+    clock.now += 570.0
+    assert budget.progress == "1 of 3 questions answered, about 30 s left"
+
+
+def test_benches_that_are_not_known_come_last() -> None:
+    assert place_of("postgres") < place_of("redis") < place_of("never heard of")
