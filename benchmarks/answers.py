@@ -64,18 +64,18 @@ SPEED_COLUMNS: Mapping[str, Column] = {
     "client CPU µs": (CPU, "{:,.0f}"),
     "RSS MB": (RSS, "{:,.0f}"),
 }
-LATENCY_COLUMNS: Mapping[str, Column] = {
-    "p50 ms": (P50, "{:,.2f}"),
-    "p99 ms": (P99, "{:,.1f}"),
-    "longest ms": (LONGEST, "{:,.0f}"),
-    "client CPU µs": (CPU, "{:,.0f}"),
-}
 COST_COLUMNS: Mapping[str, Column] = {
     "µs a request": (COST, "{:,.2f}"),
     "p50 ms": (P50, "{:,.4f}"),
     "p99 ms": (P99, "{:,.4f}"),
     "longest ms": (LONGEST, "{:,.1f}"),
     "client CPU µs": (CPU, "{:,.2f}"),
+}
+LATENCY_COLUMNS: Mapping[str, Column] = {
+    "p50 ms": (P50, "{:,.2f}"),
+    "p99 ms": (P99, "{:,.1f}"),
+    "longest ms": (LONGEST, "{:,.0f}"),
+    "client CPU µs": (CPU, "{:,.0f}"),
 }
 
 
@@ -101,25 +101,6 @@ def speed(
         failures=failures(results.cells),
         left_out=left_out(results.cells),
         beaten=beaten(results, (THROUGHPUT, P99)),
-    )
-
-
-def latency(name: str, question: str, results: Results, targets: Sequence[Target]) -> Answer:
-    """Answer how long a request takes, by contenders that do different things."""
-    counts = _thread_counts(results)
-    return Answer(
-        name=name,
-        question=question,
-        tables=[_table(results, threads, None, LATENCY_COLUMNS) for threads in counts],
-        findings=judge(targets, results),
-        chart=Bars(
-            title=question,
-            rows=[[_panel(results, n, P50, targets, "{:,.1f} ms") for n in counts]],
-        ),
-        note=ROUNDS,
-        data=_cells(results.cells),
-        failures=failures(results.cells),
-        left_out=left_out(results.cells),
     )
 
 
@@ -161,6 +142,25 @@ def cost(
         failures=failures(results.cells),
         left_out=left_out(results.cells),
         beaten=beaten(results, (THROUGHPUT,)),
+    )
+
+
+def latency(name: str, question: str, results: Results, targets: Sequence[Target]) -> Answer:
+    """Answer how long a request takes, by contenders that do different things."""
+    counts = _thread_counts(results)
+    return Answer(
+        name=name,
+        question=question,
+        tables=[_table(results, threads, None, LATENCY_COLUMNS) for threads in counts],
+        findings=judge(targets, results),
+        chart=Bars(
+            title=question,
+            rows=[[_panel(results, n, P50, targets, "{:,.1f} ms") for n in counts]],
+        ),
+        note=ROUNDS,
+        data=_cells(results.cells),
+        failures=failures(results.cells),
+        left_out=left_out(results.cells),
     )
 
 
