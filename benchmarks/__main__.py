@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 import benchmarks
-from benchmarks import machine
+from benchmarks import machine, runner
 from benchmarks.budget import Budget
 from benchmarks.crew import Timing
 from benchmarks.document import readme
@@ -22,29 +22,33 @@ from benchmarks.harness import Plan
 from benchmarks.headline import Headline
 from benchmarks.progress import Bar, Lines, Watcher
 from benchmarks.report import CONTENT, Report
-from benchmarks.runner import Benches, find_benches, run, select, without_long_ones
+from benchmarks.runner import Benches, Wanted
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 150  # of what is printed to a file
 MINUTES, QUICK_MINUTES = 15.0, 2.0
-SPARE = 0.95  # of the time: the last race may end late
+SPARE = 0.97  # of the time: the last race may end late
+CHART = 0.4  # seconds to draw one, when all is measured
 QUIET = 0.1  # share of the cores' time that others may take
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for; return 0, or 1 when a contender failed."""
-    benches = find_benches()
+    benches = runner.find_benches()
     options = _parser(benches).parse_args(arguments)
     if options.readme:
         return _show_readme()
     try:
-        wanted = select(benches.modules, options.names)
+        wanted = runner.select(benches.modules, options.names)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    asked = wanted
+    left_out = runner.unavailable(wanted)
     if options.quick and not options.names:
-        wanted = without_long_ones(wanted)
+        left_out |= runner.long_ones(wanted)
+    if not options.names:
+        left_out |= benches.missing
+    wanted = runner.without(wanted, left_out)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -55,15 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     about = machine.describe(list(packages), taken)
     plan = plan_of(options, wanted)
     report = Report(console, RESULTS, about, plan, _warning(taken))
-    if not options.names:
-        for name, why in benches.missing.items():
-            report.leave_out(name, why)
-    for name in _questions(asked):
-        if name not in _questions(wanted):
-            report.leave_out(name, "too long for a quick run; name it, or `make bench`")
+    for name, why in left_out.items():
+        report.leave_out(name, why)
     try:
         with _watcher(console, plan.budget) as watcher:
-            run(benches.modules, wanted, plan, report, watcher)
+            runner.run(benches.modules, wanted, plan, report, watcher)
     except KeyboardInterrupt:
         console.print("\nInterrupted; this is what was measured until then.")
         report.finish()
@@ -72,18 +72,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if report.failed else 0
 
 
-def plan_of(options: argparse.Namespace, wanted: Mapping[str, Sequence[str]]) -> Plan:
+def plan_of(options: argparse.Namespace, wanted: Wanted) -> Plan:
     """Return the plan: whole or quick, its minutes divided, then what is asked in figures, which no budget cuts."""
     minutes = options.minutes or (QUICK_MINUTES if options.quick else MINUTES)
     if options.quick:
-        rounds, timing = 3, Timing(warmup=0.05, seconds=0.15)
+        rounds, timing = 3, Timing(warmup=0.05, seconds=0.12)
     else:
         # Shorter rounds rather than fewer; but with hundreds of threads a request may take 0.3 s.
         seconds = min(0.5, max(0.3, 0.3 * minutes / MINUTES))
         rounds, timing = 7, Timing(warmup=seconds / 3, seconds=seconds)
     budget = None
     if not options.rounds:
-        budget = Budget(minutes * 60 * SPARE, _questions(wanted), quick=options.quick)
+        questions = runner.names_of(wanted)
+        seconds = minutes * 60 * SPARE - CHART * len(questions)
+        budget = Budget(seconds, questions, quick=options.quick)
     return Plan(
         rounds=options.rounds or rounds,
         timing=Timing(warmup=timing.warmup, seconds=options.seconds or timing.seconds),
@@ -91,10 +93,6 @@ def plan_of(options: argparse.Namespace, wanted: Mapping[str, Sequence[str]]) ->
         quick=options.quick,
         budget=budget,
     )
-
-
-def _questions(wanted: Mapping[str, Sequence[str]]) -> list[str]:
-    return [f"{bench}.{question}" for bench, questions in wanted.items() for question in questions]
 
 
 def _warning(taken: float) -> str | None:

@@ -98,17 +98,17 @@ def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[
             question = (
                 f"HTTP: how many GETs of 100 kB a second, when threads share {SIZE} connections?"
             )
-            race = _race("http.get_100_kb", web, LARGE, THREADS, 36.0)
+            race = _race("http.get_100_kb", web, LARGE, THREADS, 24.0)
             yield answers.speed(
                 race.name, question, race.run(plan, watcher), MANAGER, LARGE_TARGETS
             )
         if "tls_by_threads" in wanted:
             question = "HTTP over TLS: how many GETs of 200 bytes a second?"
-            race = _race("http.tls_by_threads", web, SMALL, THREADS, 36.0, tls=True)
+            race = _race("http.tls_by_threads", web, SMALL, THREADS, 20.0, tls=True)
             yield answers.speed(race.name, question, race.run(plan, watcher), MANAGER, ())
         if "tls_100_kb" in wanted:
             question = "HTTP over TLS: how many GETs of 100 kB a second?"
-            race = _race("http.tls_100_kb", web, LARGE, (1, 50), 20.0, tls=True)
+            race = _race("http.tls_100_kb", web, LARGE, (1, 50), 12.0, tls=True)
             yield answers.speed(race.name, question, race.run(plan, watcher), MANAGER, ())
         if "pooled_tls" in wanted:
             yield _pooled_answered(web, plan, watcher)
@@ -119,7 +119,7 @@ def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[
 def _gets_answered(
     web: Web, plan: Plan, wanted: Collection[str], watcher: Watcher
 ) -> Iterator[Answer]:
-    results = _race("http.get_by_threads", web, SMALL, THREADS, 60.0).run(plan, watcher)
+    results = _race("http.get_by_threads", web, SMALL, THREADS, 80.0).run(plan, watcher)
     if "get_by_threads" in wanted:
         question = (
             f"HTTP: how many GETs of 200 bytes a second, when threads share {SIZE} connections?"

@@ -151,7 +151,7 @@ def _lookups_answered(
     conninfo: str, plan: Plan, wanted: Collection[str], watcher: Watcher
 ) -> Iterator[Answer]:
     name = "postgres.throughput_by_threads"
-    race = Race(name=name, contenders=lookups(conninfo), threads=THREADS, budget=150.0)
+    race = Race(name=name, contenders=lookups(conninfo), threads=THREADS, budget=200.0)
     results = race.run(plan, watcher)
     if "throughput_by_threads" in wanted:
         question = (

@@ -107,7 +107,7 @@ def _gets_answered(
 ) -> Iterator[Answer]:
     name = "redis.get_by_threads"
     contenders = [_contender(*way, attrgetter("get"), VALUES) for way in ways(url)]
-    race = Race(name=name, contenders=contenders, threads=THREADS, budget=66.0)
+    race = Race(name=name, contenders=contenders, threads=THREADS, budget=90.0)
     results = race.run(plan, watcher)
     if "get_by_threads" in wanted:
         question = f"Redis: how many GETs a second, when threads share {SIZE} connections?"
@@ -120,7 +120,7 @@ def _gets_answered(
 def _sets_answered(url: str, plan: Plan, watcher: Watcher) -> Answer:
     name = "redis.set_by_threads"
     contenders = [_contender(*way, _setting, WRITTEN) for way in ways(url)]
-    race = Race(name=name, contenders=contenders, threads=THREADS, budget=32.0)
+    race = Race(name=name, contenders=contenders, threads=THREADS, budget=20.0)
     question = f"Redis: how many SETs a second, when threads share {SIZE} connections?"
     return answers.speed(name, question, race.run(plan, watcher), BLOCKING, ())
 

@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from benchmarks.answers import Answer, Table
+from benchmarks.charts import Drawing, draw_all
 from benchmarks.document import document
 from benchmarks.harness import Plan
 from benchmarks.headline import (
@@ -58,6 +59,7 @@ class Report:
         self._began = time.monotonic()
         self._said: list[Said] = []
         self._left_out: list[tuple[str, str]] = []
+        self._drawings: list[Drawing] = []  # for when nothing is measured any more
         if warning is not None:
             self._console.print(f"! {warning}", style="yellow", markup=False, highlight=False)
 
@@ -67,7 +69,7 @@ class Report:
         return any(said.failures for said in self._said)
 
     def add(self, answer: Answer) -> None:
-        """Print the answer, and write its files."""
+        """Print the answer, and write its figures."""
         self._said.append(
             Said(
                 name=answer.name,
@@ -85,7 +87,9 @@ class Report:
         self._show_failures(answer.failures)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write_json(answer)
-        answer.chart.draw(self._folder / f"{answer.name}.png", self._footnote(answer))
+        path = self._folder / f"{answer.name}.png"
+        path.unlink(missing_ok=True)
+        self._drawings.append(Drawing(answer.chart, path, self._footnote(answer)))
 
     def leave_out(self, name: str, why: str) -> None:
         """Note that something was not measured, and what to do about it."""
@@ -98,11 +102,11 @@ class Report:
         self._show_failures([why])
 
     def finish(self) -> None:
-        """Print and write the findings beside their goals, the claims, where peers win, and the machine."""
+        """Draw the charts; print and write goals, claims, where peers win, what was left out, and the machine."""
+        draw_all(self._drawings)
         headline = self._headline()
         self._folder.mkdir(parents=True, exist_ok=True)
-        charts = [f"{said.name}.png" for said in headline.said]
-        charts = [name for name in charts if (self._folder / name).exists()]
+        charts = [drawing.path.name for drawing in self._drawings]
         (self._folder / DOCUMENT).write_text(document(headline, charts))
         (self._folder / CONTENT).write_text(headline.to_json())
         self._print(headline)

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import pkgutil
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -17,6 +17,9 @@ from benchmarks.harness import Plan, missing_package
 from benchmarks.progress import Watcher
 from benchmarks.report import Report
 from poolkit.embedded import EmbeddedError
+from poolkit.embedded.firestore import find_jar, find_java
+
+Wanted = Mapping[str, Sequence[str]]  # questions by bench
 
 # What a bench does without where it is missing, but not as well.
 TOOLS = {
@@ -25,6 +28,17 @@ TOOLS = {
         "HTTP is asked of the embedded server, in Python: `apt-get install nginx-light`",
     ),
     "hosts": ("wrk", "the load comes from a client in Python: `apt-get install wrk`"),
+}
+
+
+def _find_emulator() -> None:
+    find_jar()
+    find_java()
+
+
+# What a bench can't do without, for all but some of its questions. Known beforehand, its time goes to others.
+NEEDS: dict[str, tuple[Callable[[], object], Collection[str]]] = {
+    "firestore": (_find_emulator, ("streams",)),
 }
 
 
@@ -77,18 +91,41 @@ def select(modules: Mapping[str, ModuleType], names: Sequence[str]) -> dict[str,
     return wanted
 
 
-def without_long_ones(wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return what a quick run asks of it."""
-    short = {
-        bench: [each for each in questions if budget.cost_of(f"{bench}.{each}").quick]
+def long_ones(wanted: Wanted) -> dict[str, str]:
+    """Return the questions that a quick run does not ask, and the reason."""
+    names = [name for name in names_of(wanted) if not budget.cost_of(name).quick]
+    return dict.fromkeys(names, "too long for a quick run; name it, or `make bench`")
+
+
+def unavailable(wanted: Wanted) -> dict[str, str]:
+    """Return the questions for which a server is missing, and how to get it."""
+    found: dict[str, str] = {}
+    for bench in wanted.keys() & NEEDS.keys():
+        look, besides = NEEDS[bench]
+        try:
+            look()
+        except EmbeddedError as error:
+            needing = [f"{bench}.{each}" for each in wanted[bench] if each not in besides]
+            found.update(dict.fromkeys(needing, str(error)))
+    return found
+
+
+def without(wanted: Wanted, names: Collection[str]) -> dict[str, list[str]]:
+    """Return what is left without these questions."""
+    left = {
+        bench: [each for each in questions if f"{bench}.{each}" not in names]
         for bench, questions in wanted.items()
     }
-    return {bench: questions for bench, questions in short.items() if questions}
+    return {bench: questions for bench, questions in left.items() if questions}
+
+
+def names_of(wanted: Wanted) -> list[str]:
+    return [f"{bench}.{question}" for bench, questions in wanted.items() for question in questions]
 
 
 def run(
     modules: Mapping[str, ModuleType],
-    wanted: Mapping[str, Sequence[str]],
+    wanted: Wanted,
     plan: Plan,
     report: Report,
     watcher: Watcher,

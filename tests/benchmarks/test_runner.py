@@ -136,7 +136,20 @@ def test_every_bench_is_found_and_one_that_lacks_a_package_is_named(
 
 def test_a_quick_run_leaves_out_what_takes_long() -> None:
     wanted = {"http": ["get_by_threads", "tls_100_kb"], "mcp": ["mcp_threads"], "new": ["question"]}
-    assert runner.without_long_ones(wanted) == {"http": ["get_by_threads"], "new": ["question"]}
+    long_ones = runner.long_ones(wanted)
+    assert long_ones.keys() == {"http.tls_100_kb", "mcp.mcp_threads"}
+    assert runner.without(wanted, long_ones) == {"http": ["get_by_threads"], "new": ["question"]}
+
+
+def test_a_server_that_is_missing_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise EmbeddedError("get it at the shop")
+
+    monkeypatch.setitem(runner.NEEDS, "firestore", (missing, ("streams",)))
+    wanted = {"firestore": ["streams", "counter"], "redis": ["tls"]}
+    assert runner.unavailable(wanted) == {"firestore.counter": "get it at the shop"}
+    monkeypatch.setitem(runner.NEEDS, "firestore", (lambda: None, ("streams",)))
+    assert runner.unavailable(wanted) == {}
 
 
 def test_a_contender_that_is_not_installed_is_left_out_and_has_not_failed() -> None:
