@@ -7,21 +7,21 @@ behind a proxy that delays each byte, and the first ones by TCP's handshake.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import psycopg
 import redis
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from benchmarks import answers, bench_http, web
+from benchmarks import answers, bench_http, drivers, web
 from benchmarks.answers import Answer
-from benchmarks.asks import Ask, Expected, asking
+from benchmarks.asks import Ask, Asks, asking
 from benchmarks.crew import Contender
 from benchmarks.distance import away
+from benchmarks.drivers import Connects
 from benchmarks.harness import Plan, Race
 from benchmarks.progress import Watcher
 from benchmarks.targets import P50, Target
@@ -33,6 +33,7 @@ PACKAGES = ("psycopg", "redis", "urllib3")
 ROUND_TRIP = 0.02
 BATCH = 20
 KEY, VALUE = "k", "v"
+SQL = "select %s::int"
 
 HTTP, HTTP_EACH = "HttpPool, TLS", "http.client, TLS, a connection a request"
 POSTGRES, POSTGRES_EACH = "PostgresPool", "psycopg, a connection a statement"
@@ -68,8 +69,6 @@ TARGETS = (
         at_least=BATCH / 2,
     ),
 )
-
-Opens = Callable[[], AbstractContextManager[Ask]]
 
 
 def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[Answer]:
@@ -110,81 +109,40 @@ def _contenders(running: ExitStack) -> list[Contender]:
     redis_url = redis_url.replace(f":{address.port}", f":{far(address.port)}", 1)
 
     body, rows, values = web.body(web.SMALL), [(1,)], (VALUE,) * BATCH
-    ways: Sequence[tuple[str, Opens, Any, Any]] = [
-        (HTTP_EACH, http[bench_http.UNPOOLED], url, body),
-        (HTTP, http[bench_http.POOL], url, body),
-        (POSTGRES_EACH, partial(_each_statement, conninfo), 1, rows),
-        (POSTGRES, partial(_statements, conninfo), 1, rows),
-        (REDIS_EACH, partial(_each_command, redis_url), KEY, VALUE),
-        (REDIS, partial(_commands, redis_url), KEY, VALUE),
+    statement = partial(drivers.postgres_connection, conninfo, SQL)
+    command = partial(drivers.redis_connection, redis_url)
+    ways: Sequence[tuple[str, Asks, Any, Any]] = [
+        (HTTP_EACH, partial(_shared, http[bench_http.UNPOOLED]), url, body),
+        (HTTP, partial(_shared, http[bench_http.POOL]), url, body),
+        (POSTGRES_EACH, partial(drivers.per_request, statement), 1, rows),
+        (POSTGRES, partial(drivers.postgres_pool, conninfo, SQL, {"min_size": 1}), 1, rows),
+        (REDIS_EACH, partial(drivers.per_request, command), KEY, VALUE),
+        (REDIS, partial(drivers.redis_pool, redis_url, {}), KEY, VALUE),
         (CALLS, partial(_one_by_one, redis_url), KEY, values),
         (PIPELINE, partial(_together, redis_url), KEY, values),
     ]
     ours = (HTTP, POSTGRES, REDIS, CALLS, PIPELINE)
     return [
-        _contender(name, opens, [(key, answer)], name in ours) for name, opens, key, answer in ways
+        Contender(name, partial(asking, asks, [(key, answer)]), name in ours)
+        for name, asks, key, answer in ways
     ]
 
 
-def _contender(name: str, opens: Opens, expected: Expected, ours: bool) -> Contender:
-    return Contender(name, partial(asking, partial(_asks, opens), expected), ours)
-
-
 @contextmanager
-def _asks(opens: Opens, threads: int) -> Iterator[Sequence[Ask]]:
+def _shared(opens: Connects, threads: int) -> Iterator[Sequence[Ask]]:
     with opens() as ask:
         yield [ask] * threads
 
 
 @contextmanager
-def _each_statement(conninfo: str) -> Iterator[Ask]:
-    def ask(number: int) -> Any:
-        with psycopg.connect(conninfo, autocommit=True) as conn:
-            return conn.execute("select %s::int", [number]).fetchall()
-
-    yield ask
+def _one_by_one(url: str, threads: int) -> Iterator[Sequence[Ask]]:
+    with drivers.redis_pool(url, {}, threads) as gets:
+        yield [lambda key, get=get: tuple([get(key) for _ in range(BATCH)]) for get in gets]
 
 
 @contextmanager
-def _statements(conninfo: str) -> Iterator[Ask]:
-    from poolkit import PostgresPool
-
-    with PostgresPool(conninfo, min_size=1) as db:
-        db.query("select 1")
-        yield lambda number: db.query("select %s::int", [number])
-
-
-@contextmanager
-def _each_command(url: str) -> Iterator[Ask]:
-    def ask(key: str) -> Any:
-        with redis.Redis.from_url(url, decode_responses=True) as client:
-            return client.get(key)
-
-    yield ask
-
-
-@contextmanager
-def _cache(url: str) -> Iterator[Any]:
+def _together(url: str, threads: int) -> Iterator[Sequence[Ask]]:
     from poolkit import RedisPool
 
     with RedisPool(url) as cache:
-        cache.get(KEY)
-        yield cache
-
-
-@contextmanager
-def _commands(url: str) -> Iterator[Ask]:
-    with _cache(url) as cache:
-        yield cache.get
-
-
-@contextmanager
-def _one_by_one(url: str) -> Iterator[Ask]:
-    with _cache(url) as cache:
-        yield lambda key: tuple([cache.get(key) for _ in range(BATCH)])
-
-
-@contextmanager
-def _together(url: str) -> Iterator[Ask]:
-    with _cache(url) as cache:
-        yield lambda key: tuple(cache.pipeline([("GET", key)] * BATCH))
+        yield [lambda key: tuple(cache.pipeline([("GET", key)] * BATCH))] * threads

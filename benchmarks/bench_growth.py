@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPConnection
 from typing import Any
-from urllib.parse import urlsplit
 
-import psycopg
-import psycopg_pool
 import redis
 
-from benchmarks import growth, web
+from benchmarks import drivers, growth, web
 from benchmarks.answers import Answer
-from benchmarks.asks import Ask, asking
+from benchmarks.asks import Asks, asking
 from benchmarks.crew import Contender
 from benchmarks.growth import Line, Plot
 from benchmarks.harness import Plan, Race, Results
 from benchmarks.progress import Watcher
-from benchmarks.targets import COST, P50, P99, Finding
+from benchmarks.targets import COST, P50, P99, Finding, Target, judge
 from poolkit.embedded import PostgresServer, RedisServer
 
 QUESTIONS = ("threads", "connections", "bytes")
 PACKAGES = ("psycopg", "psycopg-pool", "redis", "urllib3")
 
 SIZE = 20
-WAIT = 30.0
 THREADS = (1, 10, 100, 500)
 CONNECTIONS = (1, 3, 10, 30, 100)
 CALLERS = 100
 BYTES = {1: "1 B", 100: "100 B", 10_000: "10 kB", 1_000_000: "1 MB", 10_000_000: "10 MB"}
 MOST = 700  # connections a server takes
 SOON = 100.0  # ms
+LONG_ENOUGH = 0.4  # seconds
 
 POSTGRES, REDIS, HTTP = "PostgreSQL", "Redis", "HTTP"
 KEPT, EACH = "a connection a thread", "a connection a request"
 POOLS = {POSTGRES: "PostgresPool", REDIS: "RedisPool", HTTP: "HttpPool"}
 
-Opens = Callable[[int], AbstractContextManager[Sequence[Ask]]]  # for each of so many threads
+DRIVERS = {POSTGRES: "psycopg", REDIS: "redis-py", HTTP: "http.client"}
+NUMBER_SQL = "select %s::int"
+TEXT_SQL = "select repeat('x', %s)"
+
+# Shown, not bounded: what a pool adds to the driver that it is built on.
+LENGTH_TARGETS = tuple(
+    Target(
+        name=f"time of an answer of {length}",
+        contender=f"{backend}, {POOLS[backend]}, {length}",
+        peer=f"{backend}, {DRIVERS[backend]}, {length}",
+        measure=P50,
+        threads=1,
+    )
+    for backend in POOLS
+    for length in (BYTES[1], BYTES[10_000_000])
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +61,12 @@ class Way:
 
     backend: str
     label: str
-    opens: Opens
+    opens: Asks
     key: Any
     answer: Any
     ours: bool = False
     at: float = 0.0  # the amount of work, where it is no matter of threads
+    said: str = ""  # that amount, in words
 
     def contender(self) -> Contender:
         expected = [(self.key, self.answer)] * max(THREADS)
@@ -61,7 +74,7 @@ class Way:
 
     @property
     def name(self) -> str:
-        return f"{self.backend}, {self.label}" + (f", {self.at:g}" if self.at else "")
+        return ", ".join(filter(None, (self.backend, self.label, self.said)))
 
 
 @dataclass(frozen=True)
@@ -140,6 +153,9 @@ def _connections_answered(servers: Servers, plan: Plan, watcher: Watcher) -> Ans
 
 def _bytes_answered(servers: Servers, plan: Plan, watcher: Watcher) -> Answer:
     ways = [way for length in BYTES for way in by_bytes(servers, length)]
+    # The longest take a tenth of a second each.
+    timing = dataclasses.replace(plan.timing, seconds=max(plan.timing.seconds, LONG_ENOUGH))
+    plan = dataclasses.replace(plan, timing=timing)
     results = _race("growth.bytes", ways, (1,), 30.0).run(plan, watcher)
     return growth.answer(
         "growth.bytes",
@@ -149,6 +165,7 @@ def _bytes_answered(servers: Servers, plan: Plan, watcher: Watcher) -> Answer:
         x_axis="length of the answer",
         ticks=BYTES,
         measures=(P50,),
+        findings=judge(LENGTH_TARGETS, results),
     )
 
 
@@ -183,28 +200,30 @@ def _plots_at(ways: Sequence[Way], results: Results, threads: int) -> list[Plot]
 def by_threads(servers: Servers) -> list[Way]:
     """Return the pools, and the drivers without one."""
     conninfo, url, base = servers.conninfo, servers.redis_url, servers.http_url
-    opened: Sequence[tuple[str, Opens, Opens, Opens, Any, Any]] = [
+    opened: Sequence[tuple[str, Asks, Asks, Asks, Any, Any]] = [
         (
             POSTGRES,
-            partial(_postgres_pool, conninfo, _number, {"max_size": SIZE}),
-            partial(_per_thread, partial(_postgres, conninfo, _number)),
-            partial(_per_request, partial(_postgres, conninfo, _number)),
+            partial(drivers.postgres_pool, conninfo, NUMBER_SQL, {"max_size": SIZE}),
+            partial(drivers.per_thread, partial(drivers.postgres_connection, conninfo, NUMBER_SQL)),
+            partial(
+                drivers.per_request, partial(drivers.postgres_connection, conninfo, NUMBER_SQL)
+            ),
             1,
             [(1,)],
         ),
         (
             REDIS,
-            partial(_redis_pool, url, {"max_size": SIZE}),
-            partial(_per_thread, partial(_redis, url)),
-            partial(_per_request, partial(_redis, url)),
+            partial(drivers.redis_pool, url, {"max_size": SIZE}),
+            partial(drivers.per_thread, partial(drivers.redis_connection, url)),
+            partial(drivers.per_request, partial(drivers.redis_connection, url)),
             "k1",
             "x",
         ),
         (
             HTTP,
-            partial(_http_pool, {"max_size": SIZE, "max_idle": SIZE}),
-            partial(_per_thread, partial(_http, base)),
-            partial(_per_request, partial(_http, base)),
+            partial(drivers.http_pool, {"max_size": SIZE, "max_idle": SIZE}),
+            partial(drivers.per_thread, partial(drivers.http_connection, base)),
+            partial(drivers.per_request, partial(drivers.http_connection, base)),
             f"{base}/bytes/{web.SMALL}",
             web.body(web.SMALL),
         ),
@@ -225,14 +244,16 @@ def by_connections(servers: Servers, size: int) -> list[Way]:
     conninfo, url = servers.conninfo, servers.redis_url
     sizes = {"min_size": size, "max_size": size}
     of_postgres = {
-        POOLS[POSTGRES]: partial(_postgres_pool, conninfo, _number, sizes),
-        "combine=False": partial(_postgres_pool, conninfo, _number, {**sizes, "combine": False}),
-        "psycopg_pool, autocommit": partial(_psycopg_pool, conninfo, size),
+        POOLS[POSTGRES]: partial(drivers.postgres_pool, conninfo, NUMBER_SQL, sizes),
+        "combine=False": partial(
+            drivers.postgres_pool, conninfo, NUMBER_SQL, {**sizes, "combine": False}
+        ),
+        "psycopg_pool, autocommit": partial(drivers.driver_pool, conninfo, NUMBER_SQL, size),
     }
     of_redis = {
-        POOLS[REDIS]: partial(_redis_pool, url, {"max_size": size}),
-        "combine=False": partial(_redis_pool, url, {"max_size": size, "combine": False}),
-        "redis-py BlockingConnectionPool": partial(_blocking_pool, url, size),
+        POOLS[REDIS]: partial(drivers.redis_pool, url, {"max_size": size}),
+        "combine=False": partial(drivers.redis_pool, url, {"max_size": size, "combine": False}),
+        "redis-py BlockingConnectionPool": partial(drivers.blocking_pool, url, size),
     }
     return [
         Way(
@@ -243,6 +264,7 @@ def by_connections(servers: Servers, size: int) -> list[Way]:
             answer=found,
             ours=number < 2,
             at=size,
+            said=f"{size} connections",
         )
         for backend, opened, key, found in (
             (POSTGRES, of_postgres, 1, [(1,)]),
@@ -257,28 +279,25 @@ def by_bytes(servers: Servers, length: int) -> list[Way]:
     conninfo, url, base = servers.conninfo, servers.redis_url, servers.http_url
     text, body = "x" * length, web.body(length)
     one = {"min_size": 1, "max_size": 1}
-    ways: Sequence[tuple[str, str, Opens, Any, Any]] = [
+    opened: Sequence[tuple[str, Asks, drivers.Connects, Any, Any]] = [
         (
             POSTGRES,
-            POOLS[POSTGRES],
-            partial(_postgres_pool, conninfo, _text, one),
+            partial(drivers.postgres_pool, conninfo, TEXT_SQL, one),
+            partial(drivers.postgres_connection, conninfo, TEXT_SQL),
             length,
             [(text,)],
         ),
         (
-            POSTGRES,
-            "psycopg",
-            partial(_per_thread, partial(_postgres, conninfo, _text)),
-            length,
-            [(text,)],
+            REDIS,
+            partial(drivers.redis_pool, url, {"max_size": 1}),
+            partial(drivers.redis_connection, url),
+            f"k{length}",
+            text,
         ),
-        (REDIS, POOLS[REDIS], partial(_redis_pool, url, {"max_size": 1}), f"k{length}", text),
-        (REDIS, "redis-py", partial(_per_thread, partial(_redis, url)), f"k{length}", text),
-        (HTTP, POOLS[HTTP], partial(_http_pool, {}), f"{base}/bytes/{length}", body),
         (
             HTTP,
-            "http.client",
-            partial(_per_thread, partial(_http, base)),
+            partial(drivers.http_pool, {}),
+            partial(drivers.http_connection, base),
             f"{base}/bytes/{length}",
             body,
         ),
@@ -292,103 +311,11 @@ def by_bytes(servers: Servers, length: int) -> list[Way]:
             answer=found,
             ours=label == POOLS[backend],
             at=length,
+            said=BYTES[length],
         )
-        for backend, label, opens, key, found in ways
+        for backend, pool, connect, key, found in opened
+        for label, opens in (
+            (POOLS[backend], pool),
+            (DRIVERS[backend], partial(drivers.per_thread, connect)),
+        )
     ]
-
-
-# What opens them -----------------------------------------------------------------------------------
-
-_number = "select %s::int"
-_text = "select repeat('x', %s)"
-
-Connects = Callable[[], AbstractContextManager[Ask]]
-
-
-@contextmanager
-def _per_thread(connect: Connects, threads: int) -> Iterator[Sequence[Ask]]:
-    with ExitStack() as kept:
-        yield [kept.enter_context(connect()) for _ in range(threads)]
-
-
-@contextmanager
-def _per_request(connect: Connects, threads: int) -> Iterator[Sequence[Ask]]:
-    def ask(key: Any) -> Any:
-        with connect() as asked:
-            return asked(key)
-
-    yield [ask] * threads
-
-
-@contextmanager
-def _postgres(conninfo: str, sql: str) -> Iterator[Ask]:
-    with psycopg.connect(conninfo, autocommit=True) as conn:
-        yield lambda value: conn.execute(sql, [value]).fetchall()
-
-
-@contextmanager
-def _redis(url: str) -> Iterator[Ask]:
-    with redis.Redis.from_url(url, decode_responses=True, single_connection_client=True) as client:
-        yield client.get
-
-
-@contextmanager
-def _http(base: str) -> Iterator[Ask]:
-    address = urlsplit(base)
-    connection = HTTPConnection(address.hostname or "", address.port, timeout=WAIT)
-
-    def ask(url: str) -> bytes:
-        connection.request("GET", url[len(base) :])
-        return connection.getresponse().read()
-
-    with closing(connection):
-        yield ask
-
-
-@contextmanager
-def _postgres_pool(
-    conninfo: str, sql: str, settings: Mapping[str, Any], threads: int
-) -> Iterator[Sequence[Ask]]:
-    from poolkit import PostgresPool
-
-    with PostgresPool(conninfo, acquire_timeout=WAIT, **settings) as db:
-        yield [lambda value: db.query(sql, [value])] * threads
-
-
-@contextmanager
-def _psycopg_pool(conninfo: str, size: int, threads: int) -> Iterator[Sequence[Ask]]:
-    with psycopg_pool.ConnectionPool(
-        conninfo, min_size=size, max_size=size, timeout=WAIT, kwargs={"autocommit": True}
-    ) as pool:
-        pool.wait(WAIT)
-
-        def ask(value: int) -> Any:
-            with pool.connection() as conn:
-                return conn.execute(_number, [value]).fetchall()
-
-        yield [ask] * threads
-
-
-@contextmanager
-def _redis_pool(url: str, settings: Mapping[str, Any], threads: int) -> Iterator[Sequence[Ask]]:
-    from poolkit import RedisPool
-
-    with RedisPool(url, acquire_timeout=WAIT, **settings) as cache:
-        yield [cache.get] * threads
-
-
-@contextmanager
-def _blocking_pool(url: str, size: int, threads: int) -> Iterator[Sequence[Ask]]:
-    pool = redis.BlockingConnectionPool.from_url(
-        url, max_connections=size, timeout=WAIT, decode_responses=True
-    )
-    with closing(pool):
-        yield [redis.Redis(connection_pool=pool).get] * threads
-
-
-@contextmanager
-def _http_pool(settings: Mapping[str, Any], threads: int) -> Iterator[Sequence[Ask]]:
-    from poolkit import HttpPool
-
-    with HttpPool(acquire_timeout=WAIT, **settings) as http:
-        yield [lambda url: http.get(url).data] * threads

@@ -61,7 +61,7 @@ class Headline:
                 finding.bound,
                 "" if finding.value is None else finding.shown(finding.value),
                 finding.spread,
-                finding.verdict + ("; the peer wins" if finding.peer_wins else ""),
+                finding.verdict,
             )
             for said in self.said
             for number, finding in enumerate(said.findings)

@@ -82,6 +82,7 @@ class Target:
             at_least=self.at_least,
             at_most=self.at_most,
             rival=rival,
+            more_is_better=self.measure.more_is_better,
         )
 
     def _compared(self, ours: Round, theirs: Round) -> float:
@@ -105,6 +106,7 @@ class Finding:
     threads: int | None = None
     measure: str = ""
     rival: bool = False  # whether it is against another's way to do the same
+    more_is_better: bool = False
 
     @property
     def label(self) -> str:
@@ -126,9 +128,7 @@ class Finding:
         """Say whether a rival is clearly better, whatever the goal."""
         if self.value is None or not self.rival:
             return False
-        if self.at_least is not None:
-            return self.value < 0.97
-        return self.at_most is not None and self.value > 1.03
+        return self.value < 0.97 if self.more_is_better else self.value > 1.03
 
     @property
     def bound(self) -> str:
@@ -147,10 +147,11 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Say ``met``, ``missed`` or ``not measured``; nothing where there is no goal."""
+        """Say ``met``, ``missed`` or ``not measured``, and whether the peer wins; nothing where there is no goal."""
         if self.value is None:
             return "not measured"
-        return {True: "met", False: "missed", None: ""}[self.met]
+        said = {True: "met", False: "missed", None: ""}[self.met]
+        return "; ".join(filter(None, (said, "the peer wins" if self.peer_wins else "")))
 
     def shown(self, value: float) -> str:
         return f"{figure(value)} {self.unit}".rstrip()

@@ -34,6 +34,7 @@ def a_finding(**changes: object) -> Finding:
         threads=8,
         measure="requests a second",
         rival=True,
+        more_is_better=True,
     )
     return dataclasses.replace(finding, **changes)  # type: ignore[arg-type]
 
@@ -69,8 +70,12 @@ def test_a_goal_may_be_met_and_the_peer_win_all_the_same() -> None:
         ({"value": 1.0}, "met"),
         ({"at_least": 0.9}, "missed; the peer wins"),
         ({"at_least": 0.9, "rival": False}, "missed"),
-        ({"value": 1.2, "at_least": None, "at_most": 2.0}, "met; the peer wins"),
-        ({"at_least": None}, ""),
+        (
+            {"value": 1.2, "at_least": None, "at_most": 2.0, "more_is_better": False},
+            "met; the peer wins",
+        ),
+        ({"at_least": None}, "the peer wins"),
+        ({"at_least": None, "value": 1.1}, ""),
         ({"value": None}, "not measured"),
     ],
 )
