@@ -245,14 +245,16 @@ def by_connections(servers: Servers, size: int) -> list[Way]:
     sizes = {"min_size": size, "max_size": size}
     of_postgres = {
         POOLS[POSTGRES]: partial(drivers.postgres_pool, conninfo, NUMBER_SQL, sizes),
-        "combine=False": partial(
+        f"{POOLS[POSTGRES]}, combine=False": partial(
             drivers.postgres_pool, conninfo, NUMBER_SQL, {**sizes, "combine": False}
         ),
         "psycopg_pool, autocommit": partial(drivers.driver_pool, conninfo, NUMBER_SQL, size),
     }
     of_redis = {
         POOLS[REDIS]: partial(drivers.redis_pool, url, {"max_size": size}),
-        "combine=False": partial(drivers.redis_pool, url, {"max_size": size, "combine": False}),
+        f"{POOLS[REDIS]}, combine=False": partial(
+            drivers.redis_pool, url, {"max_size": size, "combine": False}
+        ),
         "redis-py BlockingConnectionPool": partial(drivers.blocking_pool, url, size),
     }
     return [

@@ -14,6 +14,7 @@ from typing import Any
 OURS, THEIRS, GOAL, FAINT = "#1f6fb4", "#b9bec6", "#d1495b", "#6b7280"
 OUR_LINES = (OURS, "#7db3e0", "#0b3c66")
 THEIR_LINES = ("#4b5563", "#b7791f", "#9ca3af", "#6b8e23")
+MANY_POWERS = 200.0
 FEW = 4  # charts: to start processes for less takes longer
 LABEL_GAP = 0.075  # of an axis's height, which a label takes
 
@@ -142,6 +143,7 @@ def _draw_curves(axis: Any, panel: CurvePanel) -> None:
         axis.set_yscale("log")
         axis.set_xticks(list(panel.ticks), list(panel.ticks.values()))
         axis.minorticks_off()
+        _set_y_ticks(axis, [y for curve in panel.curves for _, y in curve.points])
     else:
         axis.xaxis.set_major_formatter(_plain)
         axis.xaxis.set_minor_formatter("")
@@ -166,6 +168,14 @@ def _draw_curves(axis: Any, panel: CurvePanel) -> None:
     axis.grid(axis="y", color="#e5e7eb")
     axis.set_axisbelow(True)
     _clean(axis)
+
+
+def _set_y_ticks(axis: Any, values: Sequence[float]) -> None:
+    """Name 1, 2 and 5 of each power of ten; of many powers, only the 1."""
+    from matplotlib.ticker import LogLocator
+
+    few = bool(values) and max(values) < MANY_POWERS * min(values)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
 
 
 def _label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:

@@ -95,7 +95,7 @@ def _panel(
     return CurvePanel(
         title=plot.title,
         x_axis=x_axis,
-        y_axis=f"{measure.name} ({measure.unit})",
+        y_axis=f"{measure.name} ({measure.unit}), less is better",
         ticks=ticks,
         curves=[
             Curve(label=line.label, points=line.points(measure), ours=line.ours)

@@ -183,6 +183,16 @@ def test_a_claim_holds_in_part_where_only_some_evidence_reaches_it() -> None:
     assert claim.judge([("http.other", near)]).verdict == "not measured"
 
 
+def test_evidence_is_against_whom_it_says_and_with_as_many_threads() -> None:
+    evidence = Evidence(said="", answer="a", name="get", against="peer", threads=8)
+    findings = [
+        ("a", a_finding(against="another", value=1.0)),
+        ("a", a_finding(threads=1, value=2.0)),
+        ("a", a_finding(value=3.0)),
+    ]
+    assert evidence.found_in(findings) == 3.0
+
+
 def test_every_claim_finds_its_evidence_among_the_benches_goals() -> None:
     from benchmarks import bench_distance, bench_http, bench_postgres, bench_redis
 

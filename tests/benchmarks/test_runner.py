@@ -98,20 +98,25 @@ def test_a_bench_that_breaks_fails_the_run_after_the_others_have_run(
     assert str(error) in run.shown.getvalue()
 
 
-def test_when_the_time_is_over_what_is_left_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "answered"), [(5.0, ["first.one"]), (10.0, ["first.one", "first.two"])]
+)
+def test_when_the_time_is_over_what_is_left_is_said(
+    tmp_path: Path, seconds: float, answered: list[str]
+) -> None:
     now = [0.0]
 
     def pass_time() -> None:
         now[0] += 6.0
 
     names = [f"{bench}.{question}" for bench in ("first", "second") for question in QUESTIONS]
-    plan = Plan(budget=Budget(10.0, names, clock=lambda: now[0]))
+    plan = Plan(budget=Budget(seconds, names, clock=lambda: now[0]))
     run = Run(
         tmp_path, a_bench("first", then=pass_time), a_bench("second", then=pass_time), plan=plan
     )
-    assert run.answered == ["first.one", "first.two"]
-    assert run.left_out.keys() == {"second.one", "second.two"}
-    assert "--minutes" in run.left_out["second.one"]
+    assert run.answered == answered
+    assert run.left_out.keys() == set(names) - set(answered)
+    assert all("--minutes" in why for why in run.left_out.values())
 
 
 def test_every_bench_is_found_and_one_that_lacks_a_package_is_named(
