@@ -174,8 +174,7 @@ CLAIMS = (
             Evidence(
                 said="PostgreSQL, p99",
                 answer=_NEAR,
-                name=f"{_QUERY_FEW}, p99",
-                against="(p99)",
+                name=f"{_QUERY_FEW}, p99 in ms",
                 unit="ms",
             ),
             Evidence(

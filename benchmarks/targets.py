@@ -73,7 +73,7 @@ class Target:
         return Finding(
             name=self.name,
             threads=self.threads,
-            against=self.peer or f"({self.measure.name})",
+            against=self.peer or f"({self.measure.name} of {self.contender})",
             measure=self.measure.name,
             value=self.measure.over(values) if values else None,
             low=min(values, default=None),

@@ -41,8 +41,8 @@ def a_bench(
             if number and raises is not None:
                 raise raises
             if question in wanted:
-                yield an_answer(f"{name}.{question}")
                 then()
+                yield an_answer(f"{name}.{question}")
 
     bench = types.ModuleType(f"bench_{name}")
     bench.QUESTIONS, bench.PACKAGES = QUESTIONS, ()  # type: ignore[attr-defined]
