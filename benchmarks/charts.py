@@ -183,11 +183,12 @@ def _label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> Non
     axis.set_ylim(axis.get_ylim())  # final from here on
     to_axes = axis.transData + axis.transAxes.inverted()
     heights = [(to_axes.transform((x, y))[1], label, colour) for x, y, label, colour in ends]
-    lowest = 0.0
+    lowest = -LABEL_GAP
     for height, label, colour in sorted(heights):
         text = textwrap.wrap(label, 26)
-        place = max(height, lowest)
-        lowest = place + LABEL_GAP * len(text)
+        half = LABEL_GAP * len(text) / 2
+        place = max(height, lowest + half)
+        lowest = place + half
         axis.annotate("\n".join(text), (1.02, place), xycoords="axes fraction", va="center",
                       color=colour, fontsize=8.5)  # fmt: skip
 
