@@ -116,8 +116,9 @@ class Race:
         rounds, timing = plan.rounds * self.slices, plan.timing.of(threads, self.slices)
         title = f"{self.name}, {threads} thread{'s' if threads > 1 else ''}"
         watcher.stage(title, rounds * len(cells))
+        began = time.monotonic()
         for number in range(rounds):
-            if number >= plan.fewest and time.monotonic() >= until:
+            if number >= plan.fewest and not _is_worth_it(began, number, until):
                 break  # only whole rounds, so that every ratio keeps its pair
             for cell in cells:
                 watcher.step(f"round {number + 1}, {cell.contender.name}")
@@ -127,6 +128,12 @@ class Race:
                 cell.failure = f"no turn ended in rounds of {timing.seconds:g} s"
                 cell.left_out = plan.quick  # whose rounds are short
         return cells
+
+
+def _is_worth_it(began: float, number: int, until: float) -> bool:
+    """Tell whether most of the next round will fit, after so many since it *began*: some end late, some early."""
+    now = time.monotonic()
+    return now + (now - began) / number / 2 < until
 
 
 def _add_round(cell: Cell, timing: Timing) -> None:

@@ -93,7 +93,7 @@ def select(modules: Mapping[str, ModuleType], names: Sequence[str]) -> dict[str,
 
 def long_ones(wanted: Wanted) -> dict[str, str]:
     """Return the questions that a quick run does not ask, and the reason."""
-    names = [name for name in names_of(wanted) if not budget.cost_of(name).quick]
+    names = [name for name in names_of(wanted) if budget.cost_of(name).quick is None]
     return dict.fromkeys(names, "too long for a quick run; name it, or `make bench`")
 
 
@@ -153,16 +153,16 @@ def _answered(
     """Answer a bench's questions; yield those that it leaves open, each with the reason."""
     why = "it gave no answer"
     try:
-        if not _is_spent(plan):
+        if _allows(plan, open_questions):
             with contextlib.closing(module.answered(plan, questions, watcher)) as answers:
                 for answer in answers:
                     report.add(answer)
                     open_questions.pop(answer.name, None)
                     if plan.budget is not None:
                         plan.budget.close(answer.name)
-                    if open_questions and _is_spent(plan):
+                    if open_questions and not _allows(plan, open_questions):
                         break
-        if _is_spent(plan):
+        if open_questions and not _allows(plan, open_questions):
             why = "no time was left for it; --minutes gives more"
     except EmbeddedError as error:
         why = str(error)
@@ -178,5 +178,5 @@ def _answered(
     yield from ((name, why) for name in open_questions)
 
 
-def _is_spent(plan: Plan) -> bool:
-    return plan.budget is not None and plan.budget.spent
+def _allows(plan: Plan, names: Collection[str]) -> bool:
+    return plan.budget is None or plan.budget.allows(names)

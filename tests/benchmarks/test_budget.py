@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.__main__ import CHART, QUICK_MINUTES, SPARE
 from benchmarks.budget import COSTS, Budget, cost_of, place_of
 from benchmarks.runner import find_benches
 
@@ -48,9 +49,9 @@ def test_a_race_that_takes_too_long_leaves_the_others_less_but_not_nothing(clock
     clock.now += 40.0
     budget.close("redis.get_by_threads")
     assert 0.0 < budget.share("redis.pipeline", 24.0) < before
-    assert not budget.spent
+    assert budget.allows(["redis.pipeline"])
     clock.now += 20.0
-    assert budget.spent
+    assert not budget.allows(["redis.pipeline"])
     assert budget.share("redis.pipeline", 24.0) == 0.0
 
 
@@ -58,6 +59,20 @@ def test_what_must_be_spent_on_others_is_kept_for_them(clock: Clock) -> None:
     assert COSTS["mcp.mcp_threads"].least > 100.0
     budget = Budget(200.0, ["redis.pipeline", "mcp.mcp_threads"], clock=clock)
     assert budget.share("redis.pipeline", 1_000.0) <= 200.0 - COSTS["mcp.mcp_threads"].least
+
+
+def test_what_takes_longer_than_is_left_is_not_begun(clock: Clock) -> None:
+    budget = Budget(100.0, ["redis.pipeline", "mcp.mcp_threads"], clock=clock)
+    assert budget.allows(["mcp.mcp_threads", "redis.pipeline"])
+    assert not budget.allows(["mcp.mcp_threads"])
+
+
+def test_a_quick_run_has_time_for_all_that_it_asks() -> None:
+    asked = [cost.quick for cost in COSTS.values() if cost.quick is not None]
+    assert sum(asked) + len(asked) * CHART < QUICK_MINUTES * 60 * SPARE
+    assert {name.partition(".")[0] for name, cost in COSTS.items() if cost.quick} == {
+        name.partition(".")[0] for name in COSTS
+    }
 
 
 def test_progress_says_what_is_answered_and_how_long_the_rest_takes(clock: Clock) -> None:
