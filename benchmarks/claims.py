@@ -32,10 +32,9 @@ class Evidence:
         return None
 
     def shown(self, value: float) -> str:
+        text = figure(value)
         if self.unit == "%":
             text = f"{value:.1f}" if value > 99 else f"{value:.0f}"  # nothing saves all of it
-        else:
-            text = figure(value)
         return f"{self.said}: {text} {self.unit}"
 
 
