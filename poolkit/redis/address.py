@@ -12,6 +12,8 @@ from ..core.errors import ConfigError
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 
+_DIGITS = 9  # of a database's number; int() refuses some thousands of them
+
 
 @dataclass(frozen=True)
 class Server:
@@ -121,6 +123,6 @@ def _db(parts: SplitResult, from_path: str) -> int | None:
         raise ConfigError("it has a '#'; percent-encode special characters of the password")
     if not found:
         return None
-    if not found.isascii() or not found.isdigit():
+    if not found.isascii() or not found.isdigit() or len(found) > _DIGITS:
         raise ConfigError("the database must be a number, as in redis://host:6379/0")
     return int(found)

@@ -92,6 +92,7 @@ def test_nodes_with_tls_have_it_for_all():
         ({"url": "redis://a:-1"}, "url: it can't be read"),
         ({"url": "redis://a/-1"}, "url: the database must be a number"),
         ({"url": "redis://a/\N{SUPERSCRIPT TWO}"}, "url: the database must be a number"),
+        ({"url": f"redis://a/{'9' * 5000}"}, "url: the database must be a number"),
         ({"url": "redis://a?password=s3cret"}, "the option 'password' is not known"),
         ({"url": "cache:6379"}, "url: it must begin with redis://"),
         ({"url": b"redis://:s3cret@a"}, "url must be a string, not a value of type bytes"),
