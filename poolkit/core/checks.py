@@ -66,6 +66,14 @@ def text(field: str, value: object) -> str:
     return value
 
 
+def utf8(field: str, value: str) -> bytes:
+    """Return *value* as UTF-8, or raise :class:`ConfigError`. The value is never shown."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{field} must be text; half of a surrogate pair is none") from None
+
+
 def kind(value: object) -> str:
     """Name the kind of *value* without showing the value, which might be a secret."""
     return "None" if value is None else f"a value of type {type(value).__name__}"
