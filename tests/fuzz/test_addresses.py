@@ -196,9 +196,7 @@ def test_what_a_conninfo_was_made_of_is_what_is_read(host, port, database, user,
     ):
         address = parse_conninfo(conninfo)
 
-        parameters = {
-            name: address.parameters[name] for name in ("host", "port", "dbname", "user")
-        }
+        parameters = {name: address.parameters[name] for name in ("host", "port", "dbname", "user")}
         assert list(parameters.values()) == [host, str(port), database, user]
         assert address.parameters["password"] == password
         assert address.name == f"{host}/{database}"

@@ -44,7 +44,9 @@ LOCATED = {
 
 TEXTS = (
     anything
-    | nearly(("1", "0", "-", ".", "e", "true", "off", "inf", "nan", ",", "{", "}", '"', "[", "]", ":"))
+    | nearly(
+        ("1", "0", "-", ".", "e", "true", "off", "inf", "nan", ",", "{", "}", '"', "[", "]", ":")
+    )
     | st.sampled_from(
         (
             LONG_NUMBER,
@@ -151,7 +153,11 @@ def test_no_variable_that_may_be_secret_is_shown(place, before, after, form):
     except ConfigError as error:
         said = str(error)
     else:
-        said = repr(kit) + repr(list(kit.settings)) + repr([pool.config for pool in kit.pools.values()])
+        said = (
+            repr(kit)
+            + repr(list(kit.settings))
+            + repr([pool.config for pool in kit.pools.values()])
+        )
     if form == "%s" or "@" not in form or form.partition(":")[0] not in said:
         where = [line for line in said.splitlines() if SECRET in line]
         assert not where, (variables, where)
@@ -207,7 +213,9 @@ VALUES = st.recursive(
     | st.integers(-5, 5)
     | st.floats(allow_nan=True)
     | st.sampled_from(("redis://cache", "host=db", "a b", "", "/")),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("aX"), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("aX"), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 
@@ -248,7 +256,9 @@ def test_a_value_of_any_type_is_taken_or_refused(place, value):
 @examples(150)
 @given(
     before=nearly(WORDS, 5),
-    key=st.sampled_from(("password = ", "password", "  ", "", "password : ", "conninfo = host=db password=")),
+    key=st.sampled_from(
+        ("password = ", "password", "  ", "", "password : ", "conninfo = host=db password=")
+    ),
     quote=st.sampled_from(("", '"', "'", '"""\n')),
     after=nearly(WORDS, 3),
 )
@@ -270,7 +280,9 @@ def test_no_line_of_a_file_is_shown(tmp_path, ending, before, key, quote, after)
     st.booleans(),
     st.dictionaries(st.sampled_from(("X-A", "X-B")), st.text(st.sampled_from("ab 1"), max_size=5)),
 )
-def test_the_same_settings_are_read_from_each_source(tmp_path_factory, most, timeout, combine, headers):
+def test_the_same_settings_are_read_from_each_source(
+    tmp_path_factory, most, timeout, combine, headers
+):
     variables = {
         "POOLKIT_POSTGRES_CONNINFO": "host=db",
         "POOLKIT_POSTGRES_MIN_SIZE": "0",

@@ -167,7 +167,11 @@ def test_a_file_says_the_same_in_both_forms(tmp_path, name, content):
         ("kit.toml", "a = " + "[" * 10_000, "is not TOML"),
         ("kit.toml", f"a = {'9' * 5000}", "is not TOML"),
         ("kit.ini", "max_size = 3", "is not INI: line 1 is in no section"),
-        ("kit.ini", "[http]\n[http]", "is not INI: line 2 has a section or a setting for the second"),
+        (
+            "kit.ini",
+            "[http]\n[http]",
+            "is not INI: line 2 has a section or a setting for the second",
+        ),
         ("kit.toml", "[postgress]\nmax_size = 1", "did you mean 'postgres'"),
         ("kit.ini", "[postgress]\nmax_size = 1", "did you mean 'postgres'"),
         ("kit.toml", "postgres = 3", "must be a table"),
