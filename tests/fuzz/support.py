@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from hypothesis import strategies as st
+
+from poolkit import ConfigError
 
 SECRET = "geheim"
 """Part of what must not be shown."""
@@ -31,3 +34,14 @@ secrets = st.builds(
     st.text(st.sampled_from(ODD + "aZ0"), max_size=3),
 )
 """Passwords, with whatever people have in theirs."""
+
+
+def attempt(call: Callable[..., Any], *given: Any, **fields: Any) -> tuple[Any, str]:
+    """Return what *call* makes of what it is given, and what it says against it; it raises nothing else."""
+    try:
+        return call(*given, **fields), ""
+    except ConfigError as error:
+        refusal = error
+    assert str(refusal)
+    assert refusal.__cause__ is None  # which might show what it was given
+    return None, str(refusal)
