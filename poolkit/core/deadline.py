@@ -72,6 +72,32 @@ class Deadline:
 NEVER = Deadline(math.inf, math.inf)
 """The deadline that never comes."""
 
+
+class _Entered(Deadline):
+    """The deadline of a block that was entered: the block's own, or the earlier one around it."""
+
+    __slots__ = ("around", "left")
+
+    around: Deadline
+    left: bool
+    """Whether the block was left."""
+
+    def __init__(self, limit: Deadline, around: Deadline) -> None:
+        super().__init__(limit.at, limit.budget)
+        object.__setattr__(self, "around", around)
+        object.__setattr__(self, "left", False)
+
+
+def _in_force(limit: Deadline) -> Deadline:
+    """Return *limit*, or the innermost around it whose block was not left.
+
+    A block in a generator may be left while others, entered later, are not.
+    """
+    while isinstance(limit, _Entered) and limit.left:
+        limit = limit.around
+    return limit
+
+
 _ambient: ContextVar[Deadline] = ContextVar("poolkit_deadline", default=NEVER)
 
 ambient = _ambient.get
@@ -86,18 +112,17 @@ class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
     NaN number. ``with`` gives the :class:`Deadline` that holds.
     """
 
-    __slots__ = ("_before", "_mine", "_seconds")
+    __slots__ = ("_mine", "_seconds")
 
     def __init__(self, seconds: float) -> None:
-        self._mine: Deadline | None = None
-        self._before = NEVER
+        self._mine: _Entered | None = None
         self._seconds = checks.seconds("deadline", seconds, forever=True)
 
     def __enter__(self) -> Deadline:
         if self._mine is not None:
             raise RuntimeError("this deadline block is already entered; make a new one")
-        self._before = _ambient.get()
-        mine = self._mine = Deadline.after(self._seconds).earlier(self._before)
+        around = _in_force(_ambient.get())
+        mine = self._mine = _Entered(Deadline.after(self._seconds).earlier(around), around)
         _ambient.set(mine)
         return mine
 
@@ -107,12 +132,17 @@ class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        mine, self._mine = self._mine, None
+        mine = self._mine
         if mine is not None:
-            _ambient.set(self._before)
+            object.__setattr__(mine, "left", True)
+            if _ambient.get() is mine:
+                _ambient.set(_in_force(mine))
+            self._mine = None  # last, or an interruption would leave the rest undone
 
     def __del__(self) -> None:
-        # An interruption may come between the two, and on entering them: else its thread would keep the deadline.
-        mine = getattr(self, "_mine", None)  # it may not even have been made
-        if mine is not None and _ambient.get() is mine:
-            _ambient.set(self._before)
+        # An interruption may come between the two, and in them: else its thread would keep the deadline.
+        mine: _Entered | None = getattr(self, "_mine", None)  # it may not even have been made
+        if mine is not None:
+            object.__setattr__(mine, "left", True)
+            if _ambient.get() is mine:
+                _ambient.set(mine.around)

@@ -53,7 +53,21 @@ def test_nested_blocks_take_the_earlier(outer, inner):
 
 def test_a_block_without_limit_keeps_the_outer_one():
     with deadline(5) as outer, deadline(math.inf) as inner:
-        assert inner is outer
+        assert (inner.at, inner.budget) == (outer.at, outer.budget)
+
+
+def test_a_generator_that_ends_out_of_order_takes_no_deadline_away_and_leaves_none_behind():
+    def bounded():
+        with deadline(50):
+            yield
+
+    for end in (lambda steps: steps.close(), lambda steps: next(steps, None)):
+        steps = bounded()
+        next(steps)
+        with deadline(5) as limit:
+            end(steps)
+            assert ambient() is limit
+        assert ambient() is NEVER
 
 
 @pytest.mark.parametrize("seconds", [-1, -0.0001, math.nan, -math.inf, "5", None, True])
