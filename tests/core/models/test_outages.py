@@ -93,6 +93,13 @@ class AnyOrder(RuleBasedStateMachine):
             self.looking = True
         self.clock.sleep(self.scene.clock.fire())
 
+    @precondition(lambda self: self.scene.clock.pending and self.is_to_wait_for)
+    @rule(times=st.integers(1, 4))
+    def go_on(self, times):
+        for _ in range(times):
+            self.timer_goes_off()
+            self.fail(hopeless=False)
+
     @rule(seconds=st.sampled_from((0.1, 1.0, 5.0)))
     def time_passes(self, seconds):
         self.clock.sleep(seconds)
