@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-FUZZ_FACTOR = 40
+FUZZ_FACTOR = 20
 """Examples of ``make fuzz`` for each one of a usual run."""
 
 settings.register_profile(

@@ -58,6 +58,11 @@ def parse_list(name: str, given: str | Sequence[str], port: int = DEFAULT_PORT) 
         if not isinstance(item, str):
             raise ConfigError(f"{name} must have strings, not {checks.kind(item)}")
         text = item.strip()
+        if text.startswith("@"):
+            raise ConfigError(
+                f"{name}: there is nothing before an '@'; "
+                "percent-encode special characters of the password, a comma say"
+            )
         try:
             addresses.append(_parse_url(text if "://" in text else f"redis://{text}", port))
         except ConfigError as error:
@@ -82,6 +87,8 @@ def _parse_url(url: str, port: int = DEFAULT_PORT) -> Address:
     try:
         parts = urlsplit(url)
         host, given_port = parts.hostname, parts.port
+        if parts.netloc.endswith(":"):  # a password may have been cut off there
+            raise ValueError
     except ValueError:
         # Its message could quote a password, as what follows the colon.
         raise ConfigError(

@@ -97,6 +97,8 @@ def test_nodes_with_tls_have_it_for_all():
         ({"url": "cache:6379"}, "url: it must begin with redis://"),
         ({"url": b"redis://:s3cret@a"}, "url must be a string, not a value of type bytes"),
         ({"nodes": "a:1,,b:2"}, "nodes: it names no host"),
+        ({"nodes": "redis://u:,s3cret,@a"}, "nodes: it can't be read"),
+        ({"nodes": "redis://u:1,s3cret,@a"}, "nodes: there is nothing before an '@'"),
         ({"nodes": b"a:1"}, "nodes must be a list of host:port or URLs, not a value of type bytes"),
         ({"nodes": ["redis://:s3cret@a", "redis://:s3cret2@b"]}, "nodes: all must have the same"),
         ({"nodes": ["unix:///a"]}, "nodes must be host:port, without a database or a socket"),
