@@ -149,19 +149,18 @@ class AnyOrder(RuleBasedStateMachine):
         visitor = self.inside.pop(number % len(self.inside))
         self.leaves(visitor, self.gate.leave)
 
-    @precondition(lambda self: self.inside)
-    @rule(number=st.integers(0, ACTORS), times=st.integers(1, IN_A_ROW + 2))
+    @precondition(lambda self: self.inside and self.queue)
+    @rule(number=st.integers(0, 1), times=st.integers(2, 12))
     def leave_and_come_back_at_once(self, number, times):
-        visitor = self.inside[number % len(self.inside)]
         for _ in range(times):
-            if visitor not in self.inside:
-                break
-            self.inside.remove(visitor)
+            visitor = self.inside.pop(number % len(self.inside))
             self.leaves(visitor, self.gate.leave)
             if self.comes(visitor, LONG):
                 self.queue.append(visitor)
                 self.settle()
                 eventually(lambda: self.gate.waiting == len(self.queue))
+            if not self.inside:
+                break
 
     @precondition(lambda self: self.inside)
     @rule(number=st.integers(0, ACTORS))
