@@ -150,9 +150,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.leaves(visitor, self.gate.leave)
 
     @precondition(lambda self: self.inside and self.queue)
-    @rule(number=st.integers(0, 1), times=st.integers(2, 12))
-    def leave_and_come_back_at_once(self, number, times):
+    @rule(
+        number=st.integers(0, 1),
+        times=st.integers(2, 12),
+        stay=st.sampled_from((0.0, 0.0, COMES_BACK, FAIR_AFTER)),
+    )
+    def leave_and_come_back_at_once(self, number, times, stay):
         for _ in range(times):
+            self.clock.sleep(stay)
             visitor = self.inside.pop(number % len(self.inside))
             self.leaves(visitor, self.gate.leave)
             if self.comes(visitor, LONG):
