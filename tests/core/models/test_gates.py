@@ -127,13 +127,14 @@ class AnyOrder(RuleBasedStateMachine):
     # -- what threads do -----------------------------------------------------------------------------
 
     @precondition(lambda self: self.outside)
-    @rule(number=st.integers(0, ACTORS))
-    def come(self, number):
-        visitor = self.outside[number % len(self.outside)]
-        if self.comes(visitor, LONG):
-            self.queue.append(visitor)
-            self.settle()
-            eventually(lambda: self.gate.waiting == len(self.queue))
+    @rule(number=st.integers(0, ACTORS), count=st.integers(2, ACTORS))
+    def come(self, number, count):
+        for _ in range(min(count, len(self.outside))):
+            visitor = self.outside[number % len(self.outside)]
+            if self.comes(visitor, LONG):
+                self.queue.append(visitor)
+                self.settle()
+                eventually(lambda: self.gate.waiting == len(self.queue))
 
     @precondition(lambda self: self.outside)
     @rule(number=st.integers(0, ACTORS))
@@ -251,4 +252,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = examples(40, stateful_step_count=30)
+TestAnyOrder.settings = examples(30, stateful_step_count=25)
