@@ -41,6 +41,10 @@ demo: $(installed) ## Serve 500 concurrent requests three ways, and compare
 test: $(installed) ## Run the tests
 	$(python) -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(installed) ## Run the generated tests with new and many more examples
+	HYPOTHESIS_PROFILE=fuzz $(python) -m pytest --timeout=1800 tests/core/models tests/fuzz $(ARGS)
+
 # A name on the PATH may be a shim that doesn't run: only those that execute count.
 .PHONY: test-all
 test-all: ## Run the tests on Python 3.10 to 3.13, those that are found

@@ -98,6 +98,7 @@ def test_a_pool_is_there_only_if_it_was_said_where():
         ),
         ({"POOLKIT_REDIS_COMBINE": SECRET}, "POOLKIT_REDIS_COMBINE must be true or false"),
         ({"POOLKIT_HTTP_HEADERS": SECRET}, "POOLKIT_HTTP_HEADERS must be a JSON object"),
+        ({"POOLKIT_HTTP_HEADERS": "[" * 100_000}, "POOLKIT_HTTP_HEADERS must be a JSON object"),
         ({"POOLKIT_HTTP_BEFORE_REQUEST": SECRET}, "POOLKIT_HTTP_BEFORE_REQUEST can't be set"),
         ({"POOLKIT_POSTGRES_MAXSIZE": "3"}, "did you mean 'max_size'"),
         ({"POOLKIT_ENV": "prodution"}, "POOLKIT_ENV: .*did you mean 'production'"),
@@ -163,7 +164,14 @@ def test_a_file_says_the_same_in_both_forms(tmp_path, name, content):
     ("name", "content", "said"),
     [
         ("kit.toml", "[postgres", "is not TOML"),
-        ("kit.ini", "max_size = 3", "is not INI"),
+        ("kit.toml", "a = " + "[" * 10_000, "is not TOML"),
+        ("kit.toml", f"a = {'9' * 5000}", "is not TOML"),
+        ("kit.ini", "max_size = 3", "is not INI: line 1 is in no section"),
+        (
+            "kit.ini",
+            "[http]\n[http]",
+            "is not INI: line 2 has a section or a setting for the second",
+        ),
         ("kit.toml", "[postgress]\nmax_size = 1", "did you mean 'postgres'"),
         ("kit.ini", "[postgress]\nmax_size = 1", "did you mean 'postgres'"),
         ("kit.toml", "postgres = 3", "must be a table"),
@@ -184,6 +192,22 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, name, content, said)
         PoolKit.from_file(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [(f"password = {SECRET}\n[redis]", 1), (f"[redis]\npassword\n  {SECRET}\n{SECRET}", 2)],
+)
+def test_no_line_of_a_wrong_file_is_shown(tmp_path, content, line):
+    path = tmp_path / "kit.ini"
+    path.write_text(content)
+
+    with pytest.raises(ConfigError, match=f"line {line}") as caught:
+        PoolKit.from_file(path)
+
+    assert SECRET not in str(caught.value)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.toml can't be read"):
         PoolKit.from_file(tmp_path / "nothing.toml")
+    with pytest.raises(ConfigError, match="can't be read"):
+        PoolKit.from_file("kit\0.toml")
