@@ -1,0 +1,119 @@
+"""One request: the deadline in force while it is worked on, and what it still held at its end."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from time import monotonic, perf_counter
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ..core.deadline import NEVER, Deadline, ambient, impose
+from ..kit.kit import PoolKit
+from .budget import limit
+
+logger = logging.getLogger("poolkit.hosts")
+
+ViewT = TypeVar("ViewT", bound=Callable[..., Any])
+
+
+class Scope:
+    """One request, worked on in steps: the call of the app, each piece of its body, its end.
+
+    ``with`` is a step: the request's deadline is in force in it, and the server's is after it. Steps of one
+    request may be many and far apart, but do not overlap. *allowed* seconds from now is the deadline, None for
+    none; *asked* is what the client asked for, which holds if it is less.
+    """
+
+    __slots__ = ("_arrived", "_asked", "_inside", "_kit", "_outside", "_since", "_thread", "name")
+
+    def __init__(
+        self, kit: PoolKit, name: str, allowed: float | None, asked: float | None = None
+    ) -> None:
+        self.name = name
+        self._kit = kit
+        self._arrived = monotonic()
+        self._since = perf_counter()
+        self._thread = threading.get_ident()
+        self._asked = asked
+        self._inside = self._deadline(allowed).earlier(ambient())
+        self._outside: tuple[Deadline, Scope | None] = (NEVER, None)
+
+    def __enter__(self) -> None:
+        self._outside = (ambient(), _current.get())
+        impose(self._inside)
+        _current.set(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._inside = ambient()  # a generator may stand within a block of its own
+        deadline, scope = self._outside
+        impose(deadline)
+        _current.set(scope)
+
+    def allow(self, seconds: float | None) -> None:
+        """Have the step under way, and those after it, end *seconds* after the request's arrival instead."""
+        impose(self._deadline(seconds).earlier(self._outside[0]))
+
+    def holds_anything(self) -> bool:
+        """Whether this thread holds what it got in the request."""
+        thread = threading.current_thread()
+        return any(
+            holder.thread is thread and holder.since >= self._since
+            for holders in self._kit.leases().values()
+            for holder in holders
+        )
+
+    def end(self) -> None:
+        """Take back what this thread got in the request and still holds, and have that told. Never raises."""
+        if threading.get_ident() == self._thread:  # or it would be somebody else's
+            recall(self._kit, since=self._since, reason=f"{self.name} ended")
+
+    def _deadline(self, allowed: float | None) -> Deadline:
+        given = [seconds for seconds in (allowed, self._asked) if seconds is not None]
+        if not given:
+            return NEVER
+        seconds = min(given)
+        return Deadline(self._arrived + seconds, seconds)
+
+
+_current: ContextVar[Scope | None] = ContextVar("poolkit_scope", default=None)
+
+current_scope = _current.get
+"""Return the request that is worked on here, None if there is none."""
+
+
+def recall(kit: PoolKit, *, since: float, reason: str) -> None:
+    """Take back what the calling thread still holds of *kit* and got at *since* or later. Never raises."""
+    for pool in kit.pools.values():
+        try:
+            pool.recall(since=since, reason=reason)
+        except Exception:
+            logger.exception("pool %r: what %s could not be taken back", pool.name, reason)
+
+
+def request_deadline(seconds: float | None) -> Callable[[ViewT], ViewT]:
+    """Give the requests that a view serves *seconds* from their arrival, None for no limit.
+
+    For a view, as a decorator beneath its route. What the client asked for still holds, if it is less.
+    """
+    allowed = limit("request_deadline", seconds)
+
+    def decorate(view: ViewT) -> ViewT:
+        @functools.wraps(view)
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            scope = current_scope()
+            if scope is not None:
+                scope.allow(allowed)
+            return view(*args, **kwargs)
+
+        return limited  # type: ignore[return-value]
+
+    return decorate
