@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
-from collections.abc import Callable
 from contextvars import ContextVar
 from time import monotonic, perf_counter
 from types import TracebackType
-from typing import Any, TypeVar
 
 from ..core.deadline import NEVER, Deadline, ambient, impose
 from ..kit.kit import PoolKit
-from .budget import limit
 
 logger = logging.getLogger("poolkit.hosts")
-
-ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
 
 class Scope:
@@ -97,23 +91,3 @@ def recall(kit: PoolKit, *, since: float, reason: str) -> None:
             pool.recall(since=since, reason=reason)
         except Exception:
             logger.exception("pool %r: what %s could not be taken back", pool.name, reason)
-
-
-def request_deadline(seconds: float | None) -> Callable[[ViewT], ViewT]:
-    """Give the requests that a view serves *seconds* from their arrival, None for no limit.
-
-    For a view, as a decorator beneath its route. What the client asked for still holds, if it is less.
-    """
-    allowed = limit("request_deadline", seconds)
-
-    def decorate(view: ViewT) -> ViewT:
-        @functools.wraps(view)
-        def limited(*args: Any, **kwargs: Any) -> Any:
-            scope = current_scope()
-            if scope is not None:
-                scope.allow(allowed)
-            return view(*args, **kwargs)
-
-        return limited  # type: ignore[return-value]
-
-    return decorate

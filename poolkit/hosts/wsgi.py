@@ -11,15 +11,12 @@ from ..core.errors import ConfigError
 from ..kit.kit import PoolKit
 from .answers import answer_to, log_answer
 from .budget import DEADLINE, Budget
-from .scope import Scope, request_deadline
+from .scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-
-__all__ = ["PoolsMiddleware", "request_deadline"]
 
 
 class PoolsMiddleware:

@@ -7,8 +7,7 @@ from importlib.util import find_spec
 if find_spec("flask") is None:
     raise ImportError("poolkit.hosts.flask needs: pip install 'poolkit[flask]'")
 
-from ..scope import request_deadline as request_deadline
-from .extension import Pools as Pools
-from .extension import current_pools as current_pools
+from .extension import Pools, current_pools
+from .views import request_deadline
 
 __all__ = ["Pools", "current_pools", "request_deadline"]

@@ -5,19 +5,20 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any
 
-from flask import Flask, Response, current_app, g, has_app_context, request
+from flask import Flask, current_app, g, has_app_context
 from flask.signals import appcontext_pushed
 from werkzeug.local import LocalProxy
 
 from ...core import checks
-from ...core.errors import ConfigError, PoolKitError
+from ...core.errors import ConfigError
 from ...kit.kit import PoolKit
-from ..answers import ANSWERED, answer_to, log_answer
+from ..answers import ANSWERED
 from ..scope import current_scope, recall
 from ..wsgi import PoolsMiddleware
 from .cli import commands
 from .config import Settings, kit_of
 from .routes import health_routes
+from .views import answered, own_deadline
 
 NAME = "poolkit"
 
@@ -69,14 +70,17 @@ class AppPools:
         handlers = app.error_handler_spec[None][None]
         for kind in ANSWERED:
             if kind not in handlers:
-                app.register_error_handler(kind, _answer)
+                app.register_error_handler(kind, answered)
         app.register_blueprint(health_routes(self.kit, self.settings))
         app.cli.add_command(commands)
 
     def _note_view(self, endpoint: str | None, values: dict[str, Any] | None) -> None:  # noqa: ARG002 - Flask's
         scope = current_scope()
-        if scope is not None and endpoint is not None:
-            scope.name = f"the view {endpoint!r}"
+        if scope is None or endpoint is None:
+            return
+        scope.name = f"the view {endpoint!r}"
+        if (own := own_deadline(current_app.view_functions[endpoint])) is not None:
+            scope.allow(own.seconds)
 
     def _note_context(self, app: Flask, **_: Any) -> None:  # noqa: ARG002 - the signal's
         # A request takes care of its own, when its response is closed: that may be after its contexts are gone.
@@ -84,23 +88,8 @@ class AppPools:
             g.setdefault("_poolkit_since", perf_counter())
 
     def _end_context(self, error: BaseException | None) -> None:  # noqa: ARG002 - Flask's
-        since = g.pop("_poolkit_since", None)
-        if since is not None and current_scope() is None:
+        if current_scope() is None and (since := g.pop("_poolkit_since", None)) is not None:
             recall(self.kit, since=since, reason="the application context ended")
-
-
-def _answer(error: Exception) -> Any:
-    """Return the response that *error* means; what the app does with any :class:`PoolKitError` comes first."""
-    own = current_app.error_handler_spec[None][None].get(PoolKitError)
-    if own is not None:
-        return current_app.ensure_sync(own)(error)
-    answer = answer_to(error)
-    if answer is None:
-        raise error
-    scope = current_scope()
-    log_answer(answer, error, scope.name if scope is not None else f"the view {request.endpoint!r}")
-    headers, body = answer.render(request.headers.get("Accept", ""))
-    return Response(body, answer.status, headers)
 
 
 def _checked(kit: PoolKit | None) -> PoolKit | None:
