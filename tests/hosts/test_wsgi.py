@@ -45,7 +45,7 @@ def kit():
 @pytest.fixture
 def one(conninfo):
     """Give a kit with a single connection to PostgreSQL."""
-    pool = {"conninfo": conninfo, "min_size": 0, "max_size": 1, "acquire_timeout": 0.05}
+    pool = {"conninfo": conninfo, "min_size": 0, "max_size": 1}
     with PoolKit(postgres=pool, http=False, watch=None) as kit:
         yield kit
 
@@ -282,16 +282,17 @@ def test_other_errors_are_left_to_the_app_and_the_server(kit, error):
     assert (served.code, served.error) == (500, error)
 
 
-def test_strangers_learn_nothing_and_the_log_has_it_all_once(one, caplog):
-    def app(environ, start_response):
-        with one.postgres.connection():
-            raise_it = one.postgres.connection()
-            with raise_it:
-                pass
+def test_strangers_learn_nothing_and_the_log_has_it_all_once(conninfo, caplog):
+    pool = {"conninfo": conninfo, "min_size": 0, "max_size": 1, "acquire_timeout": 1.0}
+    kit = PoolKit(postgres=pool, http=False, watch=None)
 
-    served = serve(
-        app, one, "/orders/7", QUERY_STRING="token=geheim", HTTP_ACCEPT="application/json"
-    )
+    def app(environ, start_response):
+        with kit.postgres.connection(), kit.postgres.connection():
+            pass
+
+    asked = {"QUERY_STRING": "token=geheim", "HTTP_ACCEPT": "application/json"}
+    with kit:
+        served = serve(app, kit, "/orders/7", **asked)
 
     told = json.loads(served.body)
     assert served.fields["content-type"] == "application/json"

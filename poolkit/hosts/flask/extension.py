@@ -22,6 +22,8 @@ from .views import answered, own_deadline
 
 NAME = "poolkit"
 
+_SINCE = "_poolkit_since"
+
 
 class Pools:
     """Gives Flask apps their pools: ``Pools(app)``, or ``pools = Pools()`` and ``pools.init_app(app)`` in a factory.
@@ -83,12 +85,13 @@ class AppPools:
             scope.allow(own.seconds)
 
     def _note_context(self, app: Flask, **_: Any) -> None:  # noqa: ARG002 - the signal's
-        # A request takes care of its own, when its response is closed: that may be after its contexts are gone.
-        if current_scope() is None:
-            g.setdefault("_poolkit_since", perf_counter())
+        # A request takes care of its own when its response is closed, which may be after its contexts are gone.
+        # What counts is where a context was first: a test client puts those of requests in force again later.
+        g.setdefault(_SINCE, perf_counter() if current_scope() is None else None)
 
     def _end_context(self, error: BaseException | None) -> None:  # noqa: ARG002 - Flask's
-        if current_scope() is None and (since := g.pop("_poolkit_since", None)) is not None:
+        since = g.get(_SINCE)
+        if since is not None:
             recall(self.kit, since=since, reason="the application context ended")
 
 
