@@ -14,6 +14,7 @@ from flask.cli import AppGroup
 from ...core.errors import PoolKitError
 from ...kit.health import HealthChecker
 from ...kit.kit import PoolKit
+from .config import NAME
 
 commands = AppGroup("pools", help="Look at the pools of the app.")
 
@@ -100,7 +101,7 @@ def leaks() -> None:
 
 
 def _kit() -> PoolKit:
-    return current_app.extensions["poolkit"].kit  # type: ignore[no-any-return]
+    return current_app.extensions[NAME].kit  # type: ignore[no-any-return]
 
 
 def _print_json(found: Any) -> None:

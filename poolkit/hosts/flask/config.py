@@ -15,6 +15,9 @@ from ...kit.kit import PoolKit
 from ...kit.sources import PREFIX
 from ..budget import DEADLINE, header_name, limit
 
+NAME = "poolkit"
+"""What the extension is called: in ``app.extensions``, and as the blueprint of its routes."""
+
 OWN: Mapping[str, Any] = {
     f"{PREFIX}DEADLINE": DEADLINE,
     f"{PREFIX}DEADLINE_HEADER": None,

@@ -16,11 +16,9 @@ from ..answers import ANSWERED
 from ..scope import current_scope, recall
 from ..wsgi import PoolsMiddleware
 from .cli import commands
-from .config import Settings, kit_of
+from .config import NAME, Settings, kit_of
 from .routes import health_routes
 from .views import answered, own_deadline
-
-NAME = "poolkit"
 
 _SINCE = "_poolkit_since"
 
@@ -81,7 +79,7 @@ class AppPools:
         if scope is None or endpoint is None:
             return
         scope.name = f"the view {endpoint!r}"
-        if (own := own_deadline(current_app.view_functions[endpoint])) is not None:
+        if (own := own_deadline(current_app.view_functions.get(endpoint))) is not None:
             scope.allow(own.seconds)
 
     def _note_context(self, app: Flask, **_: Any) -> None:  # noqa: ARG002 - the signal's

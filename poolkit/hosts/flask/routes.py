@@ -6,12 +6,12 @@ from flask import Blueprint, Response, jsonify
 
 from ...core.housekeeper import housekeeper
 from ...kit.kit import PoolKit
-from .config import Settings
+from .config import NAME, Settings
 
 
 def health_routes(kit: PoolKit, settings: Settings) -> Blueprint:
-    """Return a blueprint, ``poolkit``, of those routes that have a path."""
-    routes = Blueprint("poolkit", __name__)
+    """Return a blueprint of those routes that have a path."""
+    routes = Blueprint(NAME, __name__)
 
     def live() -> Response:
         """Answer 503 if the process should be replaced. Asks no backend: one that is down is no reason for that."""

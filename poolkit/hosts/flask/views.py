@@ -40,7 +40,7 @@ def request_deadline(seconds: float | None) -> Callable[[ViewT], ViewT]:
     return mark
 
 
-def own_deadline(view: Callable[..., Any]) -> OwnDeadline | None:
+def own_deadline(view: Callable[..., Any] | None) -> OwnDeadline | None:
     """Return the deadline that *view* was given, None if it was not."""
     return getattr(view, _MARK, None)
 
