@@ -59,7 +59,6 @@ class _Exchange:
         "_closed",
         "_environ",
         "_scope",
-        "_sent",
         "_start_response",
         "_started",
         "_steps",
@@ -72,7 +71,6 @@ class _Exchange:
         self._environ = environ
         self._start_response = start_response
         self._started = False
-        self._sent = False
         self._closed = False
         self._body: Any = ()
         self._steps: Iterator[bytes] = iter(())
@@ -99,17 +97,14 @@ class _Exchange:
     def __next__(self) -> bytes:
         try:
             with self._scope:
-                piece = next(self._steps)
+                return next(self._steps)
         except StopIteration:
             raise
         except Exception as error:
-            if self._sent or (answer := self._answer(error)) is None:
+            if (answer := self._answer(error)) is None:
                 raise
             self._steps = iter(())
             return answer
-        if piece:
-            self._sent = True
-        return piece
 
     def close(self) -> None:
         """Close the app's body, and end the request."""
@@ -147,7 +142,7 @@ class _Exchange:
         if answer is None:
             return None
         headers, body = answer.render(self._environ.get("HTTP_ACCEPT", ""))
-        # What the app began already is replaced by the server; if the headers are sent, it raises the error.
+        # What the app began already is replaced by the server. Once the headers are sent, that raises the error.
         replacing = (sys.exc_info(),) if self._started else ()
         self._start_response(answer.status_line, headers, *replacing)
         log_answer(answer, error, self._scope.name)
