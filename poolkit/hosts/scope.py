@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from time import monotonic, perf_counter
 from types import TracebackType
+from typing import Any, TypeVar
 
 from ..core.deadline import NEVER, Deadline, ambient, impose
 from ..kit.kit import PoolKit
+
+ResultT = TypeVar("ResultT")
 
 logger = logging.getLogger("poolkit.hosts")
 
@@ -33,13 +37,22 @@ class Scope:
         self._since = perf_counter()
         self._thread = threading.get_ident()
         self._asked = asked
-        self._inside = self._deadline(allowed).earlier(ambient())
-        self._outside: tuple[Deadline, Scope | None] = (NEVER, None)
+        self._outside = ambient()
+        self._inside = self._deadline(allowed).earlier(self._outside)
+
+    def call(self, first: Callable[..., ResultT], *args: Any) -> ResultT:
+        """Take the *first* step, for which this is the :func:`current_scope`."""
+        before = _current.get()
+        _current.set(self)
+        try:
+            with self:
+                return first(*args)
+        finally:
+            _current.set(before)
 
     def __enter__(self) -> None:
-        self._outside = (ambient(), _current.get())
+        self._outside = ambient()
         impose(self._inside)
-        _current.set(self)
 
     def __exit__(
         self,
@@ -48,13 +61,11 @@ class Scope:
         traceback: TracebackType | None,
     ) -> None:
         self._inside = ambient()  # a generator may stand within a block of its own
-        deadline, scope = self._outside
-        impose(deadline)
-        _current.set(scope)
+        impose(self._outside)
 
     def allow(self, seconds: float | None) -> None:
         """Have the step under way, and those after it, end *seconds* after the request's arrival instead."""
-        impose(self._deadline(seconds).earlier(self._outside[0]))
+        impose(self._deadline(seconds).earlier(self._outside))
 
     def holds_anything(self) -> bool:
         """Whether this thread holds what it got in the request."""
@@ -71,17 +82,15 @@ class Scope:
             recall(self._kit, since=self._since, reason=f"{self.name} ended")
 
     def _deadline(self, allowed: float | None) -> Deadline:
-        given = [seconds for seconds in (allowed, self._asked) if seconds is not None]
-        if not given:
-            return NEVER
-        seconds = min(given)
-        return Deadline(self._arrived + seconds, seconds)
+        asked = self._asked
+        seconds = asked if allowed is None or (asked is not None and asked < allowed) else allowed
+        return NEVER if seconds is None else Deadline(self._arrived + seconds, seconds)
 
 
 _current: ContextVar[Scope | None] = ContextVar("poolkit_scope", default=None)
 
 current_scope = _current.get
-"""Return the request that is worked on here, None if there is none."""
+"""Return the request whose first step this is, None if there is none."""
 
 
 def recall(kit: PoolKit, *, since: float, reason: str) -> None:

@@ -78,9 +78,7 @@ class _Exchange:
     def begin(self, app: WSGIApplication) -> Iterable[bytes]:
         """Call *app*, and return the body of the response."""
         try:
-            with self._scope:
-                self._body = app(self._environ, self._start)
-                self._steps = iter(self._body)
+            self._steps = self._scope.call(self._open, app)
         except BaseException as error:
             self.close()
             if (answer := self._answer(error)) is None:
@@ -118,6 +116,10 @@ class _Exchange:
                     close()
         finally:
             self._scope.end()
+
+    def _open(self, app: WSGIApplication) -> Iterator[bytes]:
+        self._body = app(self._environ, self._start)
+        return iter(self._body)
 
     def _is_file(self) -> bool:
         """Whether the server is to send a file, which it may be able to do without Python."""

@@ -45,15 +45,16 @@ class Pools:
         if NAME in app.extensions:
             raise ConfigError(f"the app {app.name!r} has its Pools already; call init_app once")
         settings = Settings.of(app)
-        AppPools(_checked(kit) or self._kit or kit_of(app), settings).install(app)
+        AppPools(app, _checked(kit) or self._kit or kit_of(app), settings).install(app)
 
 
 class AppPools:
     """The pools of one app: ``app.extensions["poolkit"]``."""
 
-    def __init__(self, kit: PoolKit, settings: Settings) -> None:
+    def __init__(self, app: Flask, kit: PoolKit, settings: Settings) -> None:
         self.kit = kit
         self.settings = settings
+        self._views = app.view_functions
 
     def install(self, app: Flask) -> None:
         """Have *app* tell when its requests and contexts begin and end."""
@@ -79,7 +80,7 @@ class AppPools:
         if scope is None or endpoint is None:
             return
         scope.name = f"the view {endpoint!r}"
-        if (own := own_deadline(current_app.view_functions.get(endpoint))) is not None:
+        if (own := own_deadline(self._views.get(endpoint))) is not None:
             scope.allow(own.seconds)
 
     def _note_context(self, app: Flask, **_: Any) -> None:  # noqa: ARG002 - the signal's
