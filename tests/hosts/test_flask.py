@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import textwrap
 import threading
 import typing
 
@@ -28,7 +29,7 @@ from poolkit.core.deadline import NEVER, ambient
 from poolkit.errors import PoolKitError
 from poolkit.hosts.flask import Pools, current_pools, extension, request_deadline
 
-from ..core.support import Task, eventually
+from ..core.support import Task, eventually, python
 
 SECRET = "geheim"
 
@@ -164,6 +165,19 @@ def test_what_is_wrong_in_the_config_is_named_with_its_key(config, says):
     with pytest.raises(ConfigError, match=says) as raised:
         Pools(app)
     assert SECRET not in str(raised.value)
+
+
+def test_without_flask_the_error_names_what_to_install():
+    script = """
+        import importlib.util as util
+        find = util.find_spec
+        util.find_spec = lambda name, *package: None if name == "flask" else find(name, *package)
+        try:
+            import poolkit.hosts.flask
+        except ImportError as error:
+            print(error)
+        """
+    assert "pip install 'poolkit[flask]'" in python(textwrap.dedent(script))
 
 
 def test_setting_up_opens_nothing(app):
@@ -618,7 +632,7 @@ def test_teardown_functions_never_raise_and_never_close_pools(app):
     kit_of(app).close()
     with app.app_context():
         pass
-    assert get(app).status_code == 503
+    assert [get(app, path).status_code for path in ("/", "/readyz", "/livez")] == [503, 503, 200]
 
 
 # -- a context without a request ---------------------------------------------------------------------
