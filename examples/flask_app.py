@@ -40,6 +40,11 @@ def create_app(**config: Any) -> Flask:
 
 
 @shop.cli.command("init-db")
+def init_db_command() -> None:
+    """Make the table, if it is not there."""
+    init_db()
+
+
 def init_db() -> None:
     """Make the table, if it is not there."""
     current_pools.postgres.execute(
@@ -51,8 +56,7 @@ def init_db() -> None:
 def add() -> ResponseReturnValue:
     """Add a customer."""
     query = "insert into customers (name) values (%s) returning id"
-    with current_pools.postgres.transaction() as conn:
-        (number,) = conn.execute(query, [request.get_json()["name"]]).fetchone() or (0,)
+    ((number,),) = current_pools.postgres.query(query, [request.get_json()["name"]])
     return jsonify(id=number), 201
 
 
@@ -89,5 +93,6 @@ if __name__ == "__main__":
 
     with embedded.postgres() as conninfo, embedded.redis() as url:
         app = create_app(POOLKIT_POSTGRES_CONNINFO=conninfo, POOLKIT_REDIS_URL=url)
-        app.test_cli_runner().invoke(args=["init-db"])
+        with app.app_context():
+            init_db()
         app.run(port=int(os.environ.get("PORT", "5000")))
