@@ -120,11 +120,12 @@ def test_the_servers_own_context_never_sees_the_deadline(kit):
 
     class Body:
         def __iter__(self):
+            seen.append(ambient().budget)
             return self
 
         def __next__(self):
             seen.append(ambient().budget)
-            if len(seen) > 2:
+            if len(seen) > 3:
                 raise StopIteration
             return b"x"
 
@@ -141,7 +142,7 @@ def test_the_servers_own_context_never_sees_the_deadline(kit):
         assert ambient() is NEVER
     body.close()
     assert ambient() is NEVER
-    assert seen == [60] * 4
+    assert seen == [60] * 5
 
 
 def test_the_server_may_iterate_in_another_thread(kit):
@@ -360,6 +361,25 @@ def test_an_error_after_the_response_was_sent_is_raised(kit, how, caplog):
     served = serve({"written": written, "yielded": yielded}[how], kit)
     assert (served.code, served.body, served.error) == (200, b"begun", error)
     assert "was answered" not in caplog.text
+
+
+def test_an_answer_ends_the_body(kit):
+    errors = [KeyError("asked again"), PoolTimeout("…")]
+
+    class Body:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise errors.pop()
+
+    def app(environ, start_response):
+        start_response(*OK)
+        return Body()
+
+    served = serve(app, kit)
+    assert (served.code, served.error) == (503, None)
+    assert len(errors) == 1
 
 
 def test_what_the_app_begins_anew_with_exc_info_gets_through(kit):
