@@ -241,6 +241,9 @@ _ambient: ContextVar[Deadline] = ContextVar("poolkit_deadline", default=NEVER)
 ambient = _ambient.get
 """Return the deadline in force here: the earliest of the enclosing :class:`deadline` blocks."""
 
+impose = _ambient.set
+"""Put a deadline in force from here on: for work in steps, with which its deadline comes and goes."""
+
 
 class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
     """Bound everything in the block to *seconds* of wall-clock time.

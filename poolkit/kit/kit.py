@@ -100,10 +100,11 @@ class PoolKit:
         return cls._of(found, settings)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> Self:
+    def from_env(cls, environ: Mapping[str, object] | None = None, **settings: Any) -> Self:
         """Return a kit with what variables like ``POOLKIT_POSTGRES_MAX_SIZE`` say; ``POOLKIT_ENV`` is the preset.
 
-        A pool is there if its address is set; http always. *settings* are as in :meth:`for_environment`, and win.
+        A pool is there if its address is set; http always. The values of an *environ* need not be text.
+        *settings* are as in :meth:`for_environment`, and win.
         """
         found = Settings()
         read_environment(found, os.environ if environ is None else environ)

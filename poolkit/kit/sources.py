@@ -120,18 +120,30 @@ class Settings:
         return f" ({', '.join(named)})" if named else ""
 
 
-def read_environment(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Take what variables like ``POOLKIT_POSTGRES_MAX_SIZE`` say. An empty one says nothing."""
-    if name := environ.get(f"{PREFIX}ENV", "").strip():
+def read_environment(settings: Settings, environ: Mapping[str, object]) -> None:
+    """Take what variables like ``POOLKIT_POSTGRES_MAX_SIZE`` say. An empty one, and None, says nothing.
+
+    Text is read as what the field is; anything else is taken as it is.
+    """
+    told = {
+        variable: value
+        for variable, value in sorted(environ.items())
+        if value is not None and not (isinstance(value, str) and not value.strip())
+    }
+    if name := told.get(f"{PREFIX}ENV"):
         try:
-            settings.use_preset(name)
+            settings.use_preset(checks.text("the preset", name).strip())
         except ConfigError as error:
             raise ConfigError(f"{PREFIX}ENV: {error}") from None
-    for variable, text in sorted(environ.items()):
+    for variable, value in told.items():
         for backend in BACKENDS:
             start = f"{PREFIX}{backend.upper()}_"
-            if variable.startswith(start) and text.strip():
-                settings.use_text(backend, variable.removeprefix(start).lower(), text, variable)
+            if variable.startswith(start):
+                field = variable.removeprefix(start).lower()
+                if isinstance(value, str):
+                    settings.use_text(backend, field, value, variable)
+                else:
+                    settings.use_value(backend, field, value, variable)
 
 
 def read_file(settings: Settings, path: str | os.PathLike[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolkit import ConfigError, PoolKit
+from poolkit import ConfigError, PoolKit, RetryPolicy
 
 SECRET = "geheim"
 ADDRESS = f"postgresql://app:{SECRET}@db/app"
@@ -78,6 +78,27 @@ def test_the_environment_sets_any_field_and_arguments_win():
     assert kit.http.config.max_idle == 5
     assert kit.http.config.headers["x-app"] == "shop"
     assert source_of(kit, "postgres", "combine") == "POOLKIT_POSTGRES_COMBINE"
+
+
+def test_a_mapping_that_is_not_the_environment_may_have_values_that_are_no_text():
+    retry = RetryPolicy(attempts=7)
+    kit = PoolKit.from_env(
+        {
+            "POOLKIT_ENV": "staging",
+            "POOLKIT_POSTGRES_CONNINFO": ADDRESS,
+            "POOLKIT_POSTGRES_MAX_SIZE": 12,
+            "POOLKIT_POSTGRES_MIN_SIZE": "4",
+            "POOLKIT_POSTGRES_RETRY": retry,
+            "POOLKIT_HTTP_ALLOWED_HOSTS": ["a.example"],
+            "POOLKIT_REDIS_URL": None,
+            "DEBUG": True,
+        }
+    )
+    db = kit.postgres.config
+    assert (db.max_size, db.min_size, db.idle_timeout, db.retry) == (12, 4, 20, retry)
+    assert kit.http.config.allowed_hosts == ("a.example",)
+    assert set(kit.pools) == {"postgres", "http"}
+    assert source_of(kit, "postgres", "max_size") == "POOLKIT_POSTGRES_MAX_SIZE"
 
 
 def test_a_pool_is_there_only_if_it_was_said_where():
