@@ -1,0 +1,72 @@
+"""What a program has open on the servers, looked at from the servers' side, all the time."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import psycopg
+
+from poolkit.embedded import RedisServer
+from tests.core.support import Task, eventually
+
+EVERY = 0.01
+"""Seconds between two looks."""
+
+
+class Opened:
+    """Counts, for the length of a block, the connections of the program called *name* on both servers.
+
+    A connection that its program has closed is seen until the server has noticed; so two looks in a row
+    have to see it.
+    """
+
+    def __init__(self, name: str, conninfo: str, redis: RedisServer) -> None:
+        self._name = name
+        self._conn = psycopg.connect(conninfo, autocommit=True)
+        self._redis = redis
+        self._over = threading.Event()
+        self.looks = 0
+        self.most_postgres = self.most_redis = 0
+        """The most that there were at a time."""
+
+    def __enter__(self) -> Opened:
+        self._task = Task(self._work)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        try:
+            self._task.result()
+        finally:
+            self._conn.close()
+
+    def postgres(self) -> set[int]:
+        """Return the pids of its backends."""
+        rows = self._conn.execute(
+            "select pid from pg_stat_activity where application_name = %s", [self._name]
+        )
+        return {row[0] for row in rows}
+
+    def redis(self) -> set[str]:
+        """Return the ids of its connections."""
+        listed = [line.split() for line in self._redis.ask("CLIENT", "LIST").splitlines()]
+        return {words[0] for words in listed if f"name={self._name}" in words}
+
+    def none_left(self, *, within: float) -> None:
+        """Wait until it has none any more; fail after *within* seconds."""
+        eventually(lambda: not self.postgres() and not self.redis(), within)
+
+    def _work(self) -> None:
+        postgres, redis = self.postgres(), self.redis()
+        while not self._over.wait(EVERY):
+            before, postgres = postgres, self.postgres()
+            self.most_postgres = max(self.most_postgres, len(before & postgres))
+            before_redis, redis = redis, self.redis()
+            self.most_redis = max(self.most_redis, len(before_redis & redis))
+            self.looks += 1
