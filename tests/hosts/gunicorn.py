@@ -6,13 +6,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from poolkit.embedded import guardian
 from poolkit.embedded.process import Home
 from poolkit.embedded.server import Server
-from tests.core.support import eventually
+from tests.core.support import LONG
 
 ROOT = Path(__file__).parents[2]
 JOURNAL = "journal"
@@ -82,7 +82,7 @@ class Gunicorn(Server):
         """Have it replace all workers (HUP), and wait until the old ones are gone."""
         old = set(self.workers)
         self.tell(signal.SIGHUP)
-        eventually(lambda: len(self.workers) == self._workers and not old & set(self.workers))
+        self.wait(lambda: len(self.workers) == self._workers and not old & set(self.workers))
 
     def stop(self, *, timeout: float = 30.0) -> None:
         """Have it end in order (TERM), and wait until every process of it is gone."""
@@ -117,8 +117,12 @@ class Gunicorn(Server):
             )
             return bool(pids)
 
-        eventually(look)
+        self.wait(look)
         return pids[0]
+
+    def wait(self, condition: Callable[[], bool], timeout: float = LONG) -> None:
+        """Wait until *condition* holds; a test's processes share two cores, so it looks seldom."""
+        assert guardian.wait_for(condition, timeout, poll=0.02), f"it did not happen:\n{self.log()}"
 
     def _told(self) -> list[list[str]]:
         journal = self._started().path / JOURNAL

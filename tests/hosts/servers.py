@@ -10,7 +10,7 @@ import psycopg
 from poolkit.embedded import RedisServer
 from tests.core.support import Task, eventually
 
-EVERY = 0.01
+EVERY = 0.02
 """Seconds between two looks."""
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from poolkit.embedded import HttpServer, PostgresServer, RedisServer
-from tests.core.support import eventually
 
 from .gunicorn import EXIT, Gunicorn
 from .load import Load, Outcome, statuses
@@ -109,13 +108,13 @@ def test_no_request_is_lost_by_reload_recycling_and_term(
     )
     processes = WORKERS + in_arbiter
     with gunicorn, Load(gunicorn.port, who, clients=12) as load:
-        eventually(lambda: gunicorn.ended >= 3 and load.served >= 300)
+        gunicorn.wait(lambda: gunicorn.ended >= 3 and load.served >= 300)
         assert 0 < opened.most_postgres <= processes * MAX_SIZE
         assert 0 < opened.most_redis <= processes * MAX_SIZE
 
         gunicorn.reload()
         served = load.served
-        eventually(lambda: load.served >= served + 100)
+        gunicorn.wait(lambda: load.served >= served + 100)
         # gunicorn starts the new workers before it tells the old ones to end: two generations at a time.
         assert opened.most_postgres <= (2 * WORKERS + in_arbiter) * MAX_SIZE
         assert opened.most_redis <= (2 * WORKERS + in_arbiter) * MAX_SIZE
