@@ -24,7 +24,8 @@ SCRIPT = """
 local number = 0
 request = function()
     number = number + 1
-    return wrk.format("GET", string.gsub(wrk.path, "{number}", tostring(number %% %(keys)d)))
+    local path = string.gsub(wrk.path, "{number}", tostring(number %% %(keys)d))
+    return wrk.format("GET", path)
 end
 done = function(summary, latency, requests)
     local e = summary.errors

@@ -41,8 +41,7 @@ def child_exit(server, worker):
 """
 EXIT = """
 def worker_exit(server, worker):
-    import poolkit
-    poolkit.current().close()
+    worker.wsgi.extensions["poolkit"].kit.close()
 """
 
 
@@ -103,22 +102,14 @@ class Gunicorn(Server):
         return sum(words[0] == "ended" for words in self._told())
 
     @property
-    def taken(self) -> set[str]:
-        """The paths of the requests that a worker has taken in since its start."""
-        return {words[2] for words in self._told() if words[0] == "took"}
+    def taken(self) -> dict[str, int]:
+        """The paths of the requests that were taken in since its start, each with the pid of its worker."""
+        return {words[2]: int(words[1]) for words in self._told() if words[0] == "took"}
 
     def took(self, path: str) -> int:
-        """Return the pid of the worker that has taken in the request for *path*, as soon as one has."""
-        pids: list[int] = []
-
-        def look() -> bool:
-            pids.extend(
-                int(words[1]) for words in self._told() if words[0] == "took" and words[2] == path
-            )
-            return bool(pids)
-
-        self.wait(look)
-        return pids[0]
+        """Return the pid of the worker that takes in the request for *path*, as soon as one has."""
+        self.wait(lambda: path in self.taken)
+        return self.taken[path]
 
     def wait(self, condition: Callable[[], bool], timeout: float = LONG) -> None:
         """Wait until *condition* holds; a test's processes share two cores, so it looks seldom."""

@@ -95,7 +95,7 @@ class Load:
         while not self._over.is_set():
             outcome = ask(self._port, self._path(next(self._numbers)))
             self.outcomes.append(outcome)
-            if not outcome.status:
+            if outcome.status != 200:
                 self._over.wait(0.01)  # refused at once, it may be: no busy loop
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from flask import Flask, Response, jsonify
 
-import poolkit
 from poolkit import PoolKit
+from poolkit.hosts.flask import Pools
 
-kit = poolkit.configure(PoolKit.from_env())
+kit = PoolKit.from_env()
 app = Flask(__name__)
+Pools(app, kit=kit)
 echo = os.environ.get("SERVED_ECHO", "")
 forgotten: list[Any] = []
 
@@ -25,7 +26,7 @@ def index() -> str:
 @app.get("/who/<name>")
 def who(name: str) -> Response:
     """Ask each backend for *name*, and say what each told."""
-    ((told,),) = kit.postgres.query("select %s::text", [name])
+    ((told,),) = kit.postgres.query("select %s::text", [name], idempotent=True)
     kit.redis.set(f"who:{name}", name, ttl=60)
     answered = kit.http.get(f"{echo}/echo", params={"name": name}).json()
     return jsonify(
@@ -36,17 +37,17 @@ def who(name: str) -> Response:
 @app.get("/sleep/<float:seconds>/<name>")
 def sleep(seconds: float, name: str) -> Response:
     """Have PostgreSQL busy for some *seconds*."""
-    ((told,),) = kit.postgres.query("select %s::text from pg_sleep(%s)", [name, seconds])
+    text = "select %s::text from pg_sleep(%s)"
+    ((told,),) = kit.postgres.query(text, [name, seconds], idempotent=True)
     return jsonify(pid=os.getpid(), postgres=told)
 
 
 @app.get("/leak")
 def leak() -> str:
-    """Take a connection that is never given back."""
+    """Take a connection, and do not give it back."""
     block = kit.postgres.connection()
-    block.__enter__()
     forgotten.append(block)
-    return "leaked"
+    return str(block.__enter__().info.backend_pid)
 
 
 @app.get("/rows/<int:count>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from types import TracebackType
 
@@ -57,6 +58,17 @@ class Opened:
         """Return the ids of its connections."""
         listed = [line.split() for line in self._redis.ask("CLIENT", "LIST").splitlines()]
         return {words[0] for words in listed if f"name={self._name}" in words}
+
+    def from_ports(self, ports: set[int]) -> list[str]:
+        """Return the connections on both servers whose other ends are on these *ports*."""
+        rows = self._conn.execute(
+            "select 'postgres:' || client_port from pg_stat_activity where client_port = any(%s)",
+            [list(ports)],
+        )
+        listed = re.findall(r" addr=127\.0\.0\.1:(\d+) ", self._redis.ask("CLIENT", "LIST"))
+        return [row[0] for row in rows] + [
+            f"redis:{port}" for port in listed if int(port) in ports
+        ]
 
     def none_left(self, *, within: float) -> None:
         """Wait until it has none any more; fail after *within* seconds."""

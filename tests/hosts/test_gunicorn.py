@@ -5,15 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import psutil
 import pytest
 
 from poolkit.embedded import HttpServer, PostgresServer, RedisServer
+from tests.core.support import Task, eventually
 
 from .gunicorn import EXIT, Gunicorn
-from .load import Load, Outcome, statuses
+from .load import Load, Outcome, arrivals, ask, quantile, statuses
 from .servers import Opened
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="gunicorn needs fork")
@@ -59,6 +65,26 @@ def opened(name: str, conninfo: str, redis_server: RedisServer) -> Iterator[Open
     """Give eyes on what the program has open on the servers."""
     with Opened(name, conninfo, redis_server) as opened:
         yield opened
+
+
+def ports(pid: int) -> set[int]:
+    """Return the local ports of the connections that a process has."""
+    return {conn.laddr.port for conn in psutil.Process(pid).net_connections("tcp") if conn.raddr}
+
+
+def stats(port: int) -> dict[str, int]:
+    """Return what a worker, the only one, says of its PostgreSQL pool."""
+    found: dict[str, int] = json.loads(ask(port, "/stats").body)
+    return found
+
+
+def leave(port: int, path: str, *, after: int) -> None:
+    """Send a request, read *after* bytes of the answer, and hang up without a word."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        while after > 0:
+            after -= len(client.recv(after))
 
 
 def who(number: int) -> str:
@@ -120,7 +146,6 @@ def test_no_request_is_lost_by_reload_recycling_and_term(
         assert opened.most_redis <= (2 * WORKERS + in_arbiter) * MAX_SIZE
         assert statuses(load.outcomes).keys() == {200}, statuses(load.outcomes)
 
-        taken = gunicorn.taken
         gunicorn.stop()
         opened.none_left(within=2.0)
         load.end()
@@ -130,3 +155,125 @@ def test_no_request_is_lost_by_reload_recycling_and_term(
     assert len({json.loads(outcome.body)["pid"] for outcome in load.outcomes if outcome.body}) > 8
     lost = [outcome for outcome in load.outcomes if outcome.status != 200 and outcome.path in taken]
     assert not lost, lost[:3]
+
+
+def test_a_worker_killed_in_the_middle_of_a_request_harms_no_other(
+    env: dict[str, str], opened: Opened
+) -> None:
+    env["POOLKIT_POSTGRES_CONNINFO"] += "&options=-cclient_connection_check_interval%3D100"
+    victim = "/sleep/20.0/victim"
+    with Gunicorn(APP, env=env, workers=2, worker_class="gthread", threads=8) as gunicorn:
+        with Load(gunicorn.port, who, clients=6) as load:
+            gunicorn.wait(lambda: load.served >= 50)
+            asked = Task(ask, gunicorn.port, victim)
+            pid = gunicorn.took(victim)
+            doomed = ports(pid)
+
+            os.kill(pid, signal.SIGKILL)
+
+            assert asked.result().status == 0, asked.result()
+            gunicorn.wait(lambda: len(gunicorn.workers) == 2 and pid not in gunicorn.workers)
+            served = load.served
+            gunicorn.wait(lambda: load.served >= served + 50)
+        check_answers(load.outcomes)
+        replacement = gunicorn.workers[-1]
+        eventually(lambda: int(ask(gunicorn.port, "/").body) == replacement)
+        # What failed is what the killed one had taken in, or was about to.
+        failed = [outcome for outcome in load.outcomes if outcome.status != 200]
+        assert all(outcome.status == 0 for outcome in failed), statuses(failed)
+        taken = gunicorn.taken
+        assert all(taken.get(outcome.path, pid) == pid for outcome in failed)
+        assert len(failed) <= 6
+        eventually(lambda: not opened.from_ports(doomed), 5.0)
+        gunicorn.stop()
+    opened.none_left(within=2.0)
+
+
+@pytest.mark.slow
+def test_a_database_restarted_under_load_costs_answers_but_no_worker(
+    env: dict[str, str], own_postgres: Callable[..., PostgresServer]
+) -> None:
+    postgres = own_postgres()
+    env["POOLKIT_POSTGRES_CONNINFO"] = postgres.conninfo
+    with Gunicorn(APP, env=env, workers=2, worker_class="gthread", threads=8) as gunicorn:
+        workers = gunicorn.workers
+        with Load(gunicorn.port, who, clients=8) as load:
+            gunicorn.wait(lambda: load.served >= 100)
+            postgres.stop()
+            gunicorn.wait(lambda: load.outcomes[-1].status == 503)
+            postgres.start()
+            ready = time.monotonic()
+            gunicorn.wait(lambda: time.monotonic() >= ready + 2.0)
+        assert statuses(load.outcomes).keys() <= {200, 503, 504}, statuses(load.outcomes)
+        check_answers(load.outcomes)
+        refused = [outcome for outcome in load.outcomes if outcome.status == 503]
+        assert all(int(outcome.retry_after or 0) >= 1 for outcome in refused)
+        late = [outcome for outcome in load.outcomes if outcome.began >= ready + 1.0]
+        assert late
+        assert statuses(late).keys() == {200}
+        assert gunicorn.workers == workers
+
+
+def test_clients_that_leave_hold_nothing(env: dict[str, str], opened: Opened) -> None:
+    with Gunicorn(APP, env=env, worker_class="gthread", threads=8) as gunicorn:
+        for number in range(2 * MAX_SIZE):
+            path = f"/sleep/0.05/left-{number}"
+            with socket.create_connection(("127.0.0.1", gunicorn.port)) as client:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+                gunicorn.took(path)
+        for number in range(2 * MAX_SIZE):
+            leave(gunicorn.port, f"/rows/100000?{number}", after=10_000)
+
+        def all_back() -> bool:
+            found = stats(gunicorn.port)
+            return found["in_use"] == 0 and found["waiting"] == 0
+
+        eventually(all_back)
+        # None was lost: so many requests at a time are served again, and at once.
+        tasks = [Task(ask, gunicorn.port, f"/sleep/0.05/n{n}") for n in range(MAX_SIZE)]
+        assert [task.result().status for task in tasks] == [200] * MAX_SIZE
+        assert stats(gunicorn.port)["leaked"] == 0
+        assert gunicorn.ended == 0
+        assert len(opened.postgres()) <= MAX_SIZE
+
+
+def test_a_view_that_leaks_leaves_the_worker_its_connections(env: dict[str, str]) -> None:
+    with Gunicorn(APP, env=env, worker_class="gthread", threads=2) as gunicorn:
+        answers = [ask(gunicorn.port, "/leak") for _ in range(4 * MAX_SIZE)]
+        assert statuses(answers) == {200: 4 * MAX_SIZE}
+        found = stats(gunicorn.port)
+        assert (found["in_use"], found["leaked"]) == (0, 4 * MAX_SIZE)
+        assert gunicorn.log(200).count("the view 'leak' ended") == 4 * MAX_SIZE
+
+
+@pytest.mark.slow
+def test_load_beyond_capacity_is_refused_at_once_and_the_rest_served_as_usual(
+    env: dict[str, str],
+) -> None:
+    size, waiting, busy = 3, 1, 0.15
+    env["POOLKIT_POSTGRES_MAX_SIZE"] = str(size)
+    env["POOLKIT_POSTGRES_MIN_SIZE"] = str(size)
+    env["POOLKIT_POSTGRES_MAX_WAITING"] = str(waiting)
+    gunicorn = Gunicorn(APP, env=env, worker_class="gthread", threads=4 * (size + waiting))
+    capacity = size / busy
+
+    def path(number: int) -> str:
+        return f"/sleep/{busy}/n{number}"
+
+    with gunicorn:
+        with Load(gunicorn.port, path, clients=size) as load:
+            gunicorn.wait(lambda: load.served >= 60)
+        assert statuses(load.outcomes).keys() == {200}
+        usual = quantile(load.outcomes, 0.99)
+
+        outcomes = arrivals(gunicorn.port, path, rate=10 * capacity, seconds=4.0, clients=32)
+
+    served = [outcome for outcome in outcomes if outcome.status == 200]
+    refused = [outcome for outcome in outcomes if outcome.status == 503]
+    print("usual", usual, quantile(load.outcomes,.5), "served", len(served), [quantile(served, q) for q in (.5,.9,.95,.99,1)],
+      "refused", len(refused), [quantile(refused, q) for q in (.5,.9,.95,.99,1)])
+    assert len(served) + len(refused) == len(outcomes), statuses(outcomes)
+    assert len(served) >= 0.7 * capacity * 4.0
+    assert quantile(served, 0.99) <= 2 * usual
+    assert quantile(refused, 0.5) < 0.010
+    assert all(outcome.retry_after for outcome in refused)
