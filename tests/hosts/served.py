@@ -8,10 +8,11 @@ from typing import Any
 
 from flask import Flask, Response, jsonify
 
-from poolkit import PoolKit
+from poolkit import PoolKit, WatchSettings
 from poolkit.hosts.flask import Pools
 
-kit = PoolKit.from_env()
+every = float(os.environ.get("SERVED_CHECKED_EVERY", "30"))
+kit = PoolKit.from_env(watch=WatchSettings(health_every=every))
 app = Flask(__name__)
 Pools(app, kit=kit)
 echo = os.environ.get("SERVED_ECHO", "")
@@ -66,7 +67,12 @@ def rows(count: int) -> Response:
 def stats() -> Response:
     """Say what the pools of this worker are about."""
     found = kit.stats()["postgres"]
-    return jsonify(in_use=found.in_use, waiting=found.waiting, leaked=found.leaked)
+    return jsonify(
+        in_use=found.in_use,
+        waiting=found.waiting,
+        leaked=found.leaked,
+        operations=found.operations,
+    )
 
 
 if os.environ.get("SERVED_OPEN"):  # with --preload, in the arbiter

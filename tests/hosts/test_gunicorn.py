@@ -78,11 +78,25 @@ def stats(port: int) -> dict[str, int]:
     return found
 
 
-def leave(port: int, path: str, *, after: int) -> None:
-    """Send a request, read *after* bytes of the answer, and hang up without a word."""
+def idle(port: int) -> None:
+    """Have the worker open its pools, and wait until nobody holds a connection, as its own first checks do."""
+    assert ask(port, "/sleep/0.0/first").status == 200
+
+    def look() -> bool:
+        found = stats(port)
+        return found["operations"] >= 3 and found["in_use"] == found["waiting"] == 0
+
+    eventually(look)
+
+
+def leave(
+    port: int, path: str, *, when: Callable[[], object] = lambda: None, after: int = 0
+) -> None:
+    """Send a request, wait for *when*, read *after* bytes of the answer, and hang up without a word."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        when()
         while after > 0:
             after -= len(client.recv(after))
 
@@ -111,10 +125,9 @@ def check_answers(outcomes: Sequence[Outcome]) -> None:
     [
         ("gthread", True, True),
         ("gthread", False, False),
-        ("sync", True, True),
         ("sync", True, False),
     ],
-    ids=["gthread-open", "gthread-no-preload", "sync-open", "sync-preload"],
+    ids=["gthread-opened-before-the-fork", "gthread-loaded-in-each", "sync-loaded-before-the-fork"],
 )
 def test_no_request_is_lost_by_reload_recycling_and_term(
     env: dict[str, str], opened: Opened, worker_class: str, preload: bool, in_arbiter: bool
@@ -128,19 +141,19 @@ def test_no_request_is_lost_by_reload_recycling_and_term(
         worker_class=worker_class,
         threads=8,
         preload_app=preload,
-        max_requests=60,
-        max_requests_jitter=60,
+        max_requests=50,
+        max_requests_jitter=100,
         hooks=EXIT,
     )
     processes = WORKERS + in_arbiter
     with gunicorn, Load(gunicorn.port, who, clients=12) as load:
-        gunicorn.wait(lambda: gunicorn.ended >= 3 and load.served >= 300)
+        gunicorn.wait(lambda: gunicorn.ended >= 2 and load.served >= 200)
         assert 0 < opened.most_postgres <= processes * MAX_SIZE
         assert 0 < opened.most_redis <= processes * MAX_SIZE
 
         gunicorn.reload()
         served = load.served
-        gunicorn.wait(lambda: load.served >= served + 100)
+        gunicorn.wait(lambda: load.served >= served + 50)
         # gunicorn starts the new workers before it tells the old ones to end: two generations at a time.
         assert opened.most_postgres <= (2 * WORKERS + in_arbiter) * MAX_SIZE
         assert opened.most_redis <= (2 * WORKERS + in_arbiter) * MAX_SIZE
@@ -152,7 +165,7 @@ def test_no_request_is_lost_by_reload_recycling_and_term(
         taken = gunicorn.taken
 
     check_answers(load.outcomes)
-    assert len({json.loads(outcome.body)["pid"] for outcome in load.outcomes if outcome.body}) > 8
+    assert len({json.loads(outcome.body)["pid"] for outcome in load.outcomes if outcome.body}) >= 2 * WORKERS
     lost = [outcome for outcome in load.outcomes if outcome.status != 200 and outcome.path in taken]
     assert not lost, lost[:3]
 
@@ -218,17 +231,10 @@ def test_clients_that_leave_hold_nothing(env: dict[str, str], opened: Opened) ->
     with Gunicorn(APP, env=env, worker_class="gthread", threads=8) as gunicorn:
         for number in range(2 * MAX_SIZE):
             path = f"/sleep/0.05/left-{number}"
-            with socket.create_connection(("127.0.0.1", gunicorn.port)) as client:
-                client.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
-                gunicorn.took(path)
+            leave(gunicorn.port, path, when=lambda path=path: gunicorn.took(path))
         for number in range(2 * MAX_SIZE):
             leave(gunicorn.port, f"/rows/100000?{number}", after=10_000)
-
-        def all_back() -> bool:
-            found = stats(gunicorn.port)
-            return found["in_use"] == 0 and found["waiting"] == 0
-
-        eventually(all_back)
+        idle(gunicorn.port)
         # None was lost: so many requests at a time are served again, and at once.
         tasks = [Task(ask, gunicorn.port, f"/sleep/0.05/n{n}") for n in range(MAX_SIZE)]
         assert [task.result().status for task in tasks] == [200] * MAX_SIZE
@@ -250,30 +256,27 @@ def test_a_view_that_leaks_leaves_the_worker_its_connections(env: dict[str, str]
 def test_load_beyond_capacity_is_refused_at_once_and_the_rest_served_as_usual(
     env: dict[str, str],
 ) -> None:
-    size, waiting, busy = 3, 1, 0.15
-    env["POOLKIT_POSTGRES_MAX_SIZE"] = str(size)
-    env["POOLKIT_POSTGRES_MIN_SIZE"] = str(size)
+    size, waiting, busy, seconds = 3, 1, 0.25, 4.0
+    env["POOLKIT_POSTGRES_MAX_SIZE"] = env["POOLKIT_POSTGRES_MIN_SIZE"] = str(size)
     env["POOLKIT_POSTGRES_MAX_WAITING"] = str(waiting)
-    gunicorn = Gunicorn(APP, env=env, worker_class="gthread", threads=4 * (size + waiting))
+    env["SERVED_CHECKED_EVERY"] = "0.5"
     capacity = size / busy
 
     def path(number: int) -> str:
         return f"/sleep/{busy}/n{number}"
 
-    with gunicorn:
-        with Load(gunicorn.port, path, clients=size) as load:
-            gunicorn.wait(lambda: load.served >= 60)
-        assert statuses(load.outcomes).keys() == {200}
-        usual = quantile(load.outcomes, 0.99)
+    with Gunicorn(APP, env=env, worker_class="gthread", threads=16) as gunicorn:
+        idle(gunicorn.port)
+        with Load(gunicorn.port, path, clients=size + waiting) as load:  # as many as it takes in
+            gunicorn.wait(lambda: load.served >= 40)
+        outcomes = arrivals(gunicorn.port, path, rate=10 * capacity, seconds=seconds, clients=24)
+        assert ask(gunicorn.port, "/readyz").status == 200  # being busy is no reason to be taken out
 
-        outcomes = arrivals(gunicorn.port, path, rate=10 * capacity, seconds=4.0, clients=32)
-
+    at_capacity = [outcome for outcome in load.outcomes if outcome.status == 200]
     served = [outcome for outcome in outcomes if outcome.status == 200]
     refused = [outcome for outcome in outcomes if outcome.status == 503]
-    print("usual", usual, quantile(load.outcomes,.5), "served", len(served), [quantile(served, q) for q in (.5,.9,.95,.99,1)],
-      "refused", len(refused), [quantile(refused, q) for q in (.5,.9,.95,.99,1)])
     assert len(served) + len(refused) == len(outcomes), statuses(outcomes)
-    assert len(served) >= 0.7 * capacity * 4.0
-    assert quantile(served, 0.99) <= 2 * usual
-    assert quantile(refused, 0.5) < 0.010
     assert all(outcome.retry_after for outcome in refused)
+    assert len(served) >= 0.7 * capacity * seconds
+    assert quantile(served, 0.99) <= 2 * quantile(at_capacity, 0.99)
+    assert quantile(refused, 0.5) < 0.010
