@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +48,8 @@ class Gunicorn(Server):
     """One gunicorn that serves *app*; every process of it is gone when it is closed, or when we are.
 
     The *settings* are gunicorn's own, as in its configuration file; *env* is what the processes find in
-    their environment. It is ready once each worker is.
+    their environment, and *base* is another configuration file, in force before them. It is ready once each
+    worker is.
     """
 
     product = "gunicorn"
@@ -60,6 +60,7 @@ class Gunicorn(Server):
         *,
         env: Mapping[str, str],
         workers: int = 1,
+        base: Path | None = None,
         startup_timeout: float = 30.0,
         **settings: object,
     ) -> None:
@@ -67,6 +68,7 @@ class Gunicorn(Server):
         self._app = app
         self._env = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **env}
         self._workers = workers
+        self._base = base
         self._settings = settings
 
     def __enter__(self) -> Gunicorn:
@@ -128,9 +130,12 @@ class Gunicorn(Server):
     def _create(self, home: Home) -> None:
         settings = {"workers": self._workers, **self._settings}
         more = "".join(
-            value if name == "hooks" else f"{name} = {value!r}\n" for name, value in settings.items()
+            value if name == "hooks" else f"{name} = {value!r}\n"
+            for name, value in settings.items()
         )
-        home.write("gunicorn.conf.py", CONFIG.format(journal=str(home.path / JOURNAL), more=more))
+        base = self._base.read_text() if self._base is not None else ""
+        config = CONFIG.format(journal=str(home.path / JOURNAL), more=more)
+        home.write("gunicorn.conf.py", f"{base}\n{config}")
 
     def _command(self, home: Home, port: int) -> Sequence[str | Path]:
         env = [f"{name}={value}" for name, value in self._env.items()]
@@ -140,28 +145,5 @@ class Gunicorn(Server):
             *("--chdir", ROOT, self._app),
         ]
 
-    def _is_ready(self, home: Home) -> bool:  # noqa: ARG002
+    def _is_ready(self, home: Home) -> bool:
         return len(self.workers) >= self._workers
-
-
-class Pasted(Gunicorn):
-    """A gunicorn with a configuration file as it is, that tells nothing; ready once it listens."""
-
-    def __init__(self, app: str, config: Path, *, env: Mapping[str, str]) -> None:
-        super().__init__(app, env=env)
-        self._config = config
-
-    def _create(self, home: Home) -> None:
-        """Nothing is to be written."""
-
-    def _command(self, home: Home, port: int) -> Sequence[str | Path]:
-        self._tried = port
-        command = list(super()._command(home, port))
-        return [self._config if part == home.path / "gunicorn.conf.py" else part for part in command]
-
-    def _is_ready(self, home: Home) -> bool:  # noqa: ARG002
-        try:
-            socket.create_connection(("127.0.0.1", self._tried), timeout=1).close()
-        except OSError:
-            return False
-        return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from types import TracebackType
+from typing import Any
 
 import psycopg
 
@@ -47,12 +48,15 @@ class Opened:
         finally:
             self._conn.close()
 
+    def ask(self, text: str) -> None:
+        """Have PostgreSQL do something that is no program's."""
+        self._conn.execute(text.encode())
+
     def postgres(self) -> set[int]:
         """Return the pids of its backends."""
-        rows = self._conn.execute(
-            "select pid from pg_stat_activity where application_name = %s", [self._name]
+        return set(
+            self._found("select pid from pg_stat_activity where application_name = %s", self._name)
         )
-        return {row[0] for row in rows}
 
     def redis(self) -> set[str]:
         """Return the ids of its connections."""
@@ -61,18 +65,19 @@ class Opened:
 
     def from_ports(self, ports: set[int]) -> list[str]:
         """Return the connections on both servers whose other ends are on these *ports*."""
-        rows = self._conn.execute(
+        found = self._found(
             "select 'postgres:' || client_port from pg_stat_activity where client_port = any(%s)",
-            [list(ports)],
+            list(ports),
         )
         listed = re.findall(r" addr=127\.0\.0\.1:(\d+) ", self._redis.ask("CLIENT", "LIST"))
-        return [row[0] for row in rows] + [
-            f"redis:{port}" for port in listed if int(port) in ports
-        ]
+        return found + [f"redis:{port}" for port in listed if int(port) in ports]
 
     def none_left(self, *, within: float) -> None:
         """Wait until it has none any more; fail after *within* seconds."""
         eventually(lambda: not self.postgres() and not self.redis(), within)
+
+    def _found(self, text: str, parameter: object) -> list[Any]:
+        return [row[0] for row in self._conn.execute(text.encode(), [parameter])]
 
     def _work(self) -> None:
         postgres, redis = self.postgres(), self.redis()

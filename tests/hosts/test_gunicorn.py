@@ -18,7 +18,7 @@ import pytest
 from poolkit.embedded import HttpServer, PostgresServer, RedisServer
 from tests.core.support import Task, eventually
 
-from .gunicorn import EXIT, Gunicorn
+from .gunicorn import EXIT, ROOT, Gunicorn
 from .load import Load, Outcome, arrivals, ask, quantile, statuses
 from .servers import Opened
 
@@ -165,7 +165,10 @@ def test_no_request_is_lost_by_reload_recycling_and_term(
         taken = gunicorn.taken
 
     check_answers(load.outcomes)
-    assert len({json.loads(outcome.body)["pid"] for outcome in load.outcomes if outcome.body}) >= 2 * WORKERS
+    assert (
+        len({json.loads(outcome.body)["pid"] for outcome in load.outcomes if outcome.body})
+        >= 2 * WORKERS
+    )
     lost = [outcome for outcome in load.outcomes if outcome.status != 200 and outcome.path in taken]
     assert not lost, lost[:3]
 
@@ -227,6 +230,25 @@ def test_a_database_restarted_under_load_costs_answers_but_no_worker(
         assert gunicorn.workers == workers
 
 
+def test_the_example_serves_reloads_and_leaves_nothing(env: dict[str, str], opened: Opened) -> None:
+    config = ROOT / "examples" / "gunicorn.conf.py"
+    env.update({f"FLASK_{name}": value for name, value in env.items()})
+    gunicorn = Gunicorn("examples.flask_app:create_app()", env=env, base=config, workers=2)
+    with gunicorn:
+        opened.ask("create table if not exists customers (id int, name text not null)")
+        opened.ask("insert into customers values (1, 'Ada')")
+        with Load(gunicorn.port, lambda n: f"/customers/1?{n}", clients=4) as load:
+            gunicorn.wait(lambda: load.served >= 20)
+            gunicorn.reload()
+            gunicorn.wait(lambda: load.served >= 40)
+        opened.ask("drop table customers")
+        assert statuses(load.outcomes).keys() == {200}
+        assert all(json.loads(outcome.body)["name"] == "Ada" for outcome in load.outcomes)
+        assert opened.postgres()
+        gunicorn.stop()
+        opened.none_left(within=2.0)
+
+
 def test_clients_that_leave_hold_nothing(env: dict[str, str], opened: Opened) -> None:
     with Gunicorn(APP, env=env, worker_class="gthread", threads=8) as gunicorn:
         for number in range(2 * MAX_SIZE):
@@ -265,18 +287,26 @@ def test_load_beyond_capacity_is_refused_at_once_and_the_rest_served_as_usual(
     def path(number: int) -> str:
         return f"/sleep/{busy}/n{number}"
 
+    def mixed(number: int) -> str:
+        return path(number) if number % 6 else f"/?{number}"
+
     with Gunicorn(APP, env=env, worker_class="gthread", threads=16) as gunicorn:
         idle(gunicorn.port)
         with Load(gunicorn.port, path, clients=size + waiting) as load:  # as many as it takes in
             gunicorn.wait(lambda: load.served >= 40)
-        outcomes = arrivals(gunicorn.port, path, rate=10 * capacity, seconds=seconds, clients=24)
-        assert ask(gunicorn.port, "/readyz").status == 200  # being busy is no reason to be taken out
+        outcomes = arrivals(gunicorn.port, mixed, rate=12 * capacity, seconds=seconds, clients=24)
+        assert (
+            ask(gunicorn.port, "/readyz").status == 200
+        )  # being busy is no reason to be taken out
 
     at_capacity = [outcome for outcome in load.outcomes if outcome.status == 200]
+    empty = [outcome for outcome in outcomes if outcome.path.startswith("/?")]
+    outcomes = [outcome for outcome in outcomes if outcome not in empty]
     served = [outcome for outcome in outcomes if outcome.status == 200]
     refused = [outcome for outcome in outcomes if outcome.status == 503]
     assert len(served) + len(refused) == len(outcomes), statuses(outcomes)
     assert all(outcome.retry_after for outcome in refused)
     assert len(served) >= 0.7 * capacity * seconds
     assert quantile(served, 0.99) <= 2 * quantile(at_capacity, 0.99)
-    assert quantile(refused, 0.5) < 0.010
+    # Beside a view that does nothing, since other programs may keep this machine busy.
+    assert quantile(refused, 0.5) < quantile(empty, 0.5) + 0.010
