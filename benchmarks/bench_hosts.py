@@ -1,9 +1,9 @@
-"""At home in hosts: a Flask view under gunicorn, with poolkit and as it is usually written; what the extension costs."""
+"""In its hosts: a Flask view under gunicorn, with poolkit and as it is usually written; what the extension costs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import psycopg
@@ -12,7 +12,7 @@ from flask import Flask
 
 from benchmarks import answers, clients, machine, web, webapps
 from benchmarks.answers import Answer
-from benchmarks.crew import Contender, Round, Timing, Turn, describe_error
+from benchmarks.crew import Contender, Round, Turn, describe_error
 from benchmarks.gunicorn import Gunicorn
 from benchmarks.harness import Cell, Plan, Race, Results
 from benchmarks.progress import Watcher
@@ -77,11 +77,11 @@ def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[
 
 def _gunicorn_answered(plan: Plan, watcher: Watcher) -> Answer:
     with ExitStack() as running:
-        servers = web.served()
-        backends = running.enter_context(servers)
-        env = _filled(running, backends.url(web.SMALL))
+        backends = running.enter_context(web.served())
+        env = filled(running, backends.url(web.SMALL))
         cells = [
-            Cell(contender=Contender(name, _nowhere, ours=name == OURS), threads=CLIENTS)
+            # Nothing is opened for the threads of this process: the clients are in another one.
+            Cell(contender=Contender(name, _nothing, ours=name == OURS), threads=CLIENTS)
             for name in APPS
         ]
         hosts = [_started(running, cell, env) for cell in cells]
@@ -95,12 +95,10 @@ def _gunicorn_answered(plan: Plan, watcher: Watcher) -> Answer:
         f"gunicorn, {WORKERS} workers × {THREADS} threads, {CLIENTS} clients: a view that asks "
         f"PostgreSQL, Redis and {backends.name}"
     )
-    return answers.served(
-        "hosts.flask_gunicorn", question, Results(cells), USUAL, GUNICORN_TARGETS
-    )
+    return answers.served("hosts.flask_gunicorn", question, Results(cells), USUAL, GUNICORN_TARGETS)
 
 
-def _filled(running: ExitStack, url: str) -> dict[str, str]:
+def filled(running: ExitStack, url: str) -> dict[str, str]:
     """Start PostgreSQL and Redis with what the view asks for; return where all of it is, for the environment."""
     conninfo = running.enter_context(PostgresServer())
     redis_url = running.enter_context(RedisServer())
@@ -157,11 +155,9 @@ def _add_round(cell: Cell, host: Gunicorn | None, seconds: int, *, counts: bool)
     )
 
 
-@contextmanager
-def _nowhere(threads: int) -> Iterator[Sequence[Turn]]:
-    """Open nothing: the clients are in another process."""
-    raise NotImplementedError
-    yield []
+def _nothing(threads: int) -> AbstractContextManager[Sequence[Turn]]:
+    """Open no turns, for so many *threads* of another process."""
+    return nullcontext([] * threads)
 
 
 # In this process -----------------------------------------------------------------------------------
@@ -203,7 +199,7 @@ def _request(app: Flask) -> Turn:
     base: dict[str, Any] = {}
     setup_testing_defaults(base)
 
-    def start(status: str, headers: object, exc_info: object = None) -> Callable[[bytes], object]:
+    def start(status: str, *_: object) -> Callable[[bytes], object]:
         if status != "200 OK":
             raise ValueError(status)
         return list
