@@ -28,9 +28,7 @@ class Opened:
         self._conn = psycopg.connect(conninfo, autocommit=True)
         self._redis = redis
         self._over = threading.Event()
-        self.looks = 0
-        self.most_postgres = self.most_redis = 0
-        """The most that there were at a time."""
+        self._most_postgres = self._most_redis = 0
 
     def __enter__(self) -> Opened:
         self._task = Task(self._work)
@@ -47,6 +45,12 @@ class Opened:
             self._task.result()
         finally:
             self._conn.close()
+
+    def most(self) -> tuple[int, int]:
+        """Return the most that there were at a time since this was last asked: to PostgreSQL, to Redis."""
+        most = self._most_postgres, self._most_redis
+        self._most_postgres = self._most_redis = 0
+        return most
 
     def ask(self, text: str) -> None:
         """Have PostgreSQL do something that is no program's."""
@@ -83,7 +87,6 @@ class Opened:
         postgres, redis = self.postgres(), self.redis()
         while not self._over.wait(EVERY):
             before, postgres = postgres, self.postgres()
-            self.most_postgres = max(self.most_postgres, len(before & postgres))
+            self._most_postgres = max(self._most_postgres, len(before & postgres))
             before_redis, redis = redis, self.redis()
-            self.most_redis = max(self.most_redis, len(before_redis & redis))
-            self.looks += 1
+            self._most_redis = max(self._most_redis, len(before_redis & redis))

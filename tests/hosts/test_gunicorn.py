@@ -25,7 +25,6 @@ from .servers import Opened
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="gunicorn needs fork")
 
 APP = "tests.hosts.served:app"
-WORKERS = 4
 MAX_SIZE = 3
 """Of the pools in each worker; more threads than that come."""
 
@@ -119,25 +118,35 @@ def check_answers(outcomes: Sequence[Outcome]) -> None:
             )
 
 
+def pids(outcomes: Sequence[Outcome]) -> set[int]:
+    """Return the workers that served."""
+    return {json.loads(outcome.body)["pid"] for outcome in outcomes if outcome.status == 200}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("worker_class", "preload", "in_arbiter"),
+    ("worker_class", "workers", "preload", "in_arbiter"),
     [
-        ("gthread", True, True),
-        ("gthread", False, False),
-        ("sync", True, False),
+        ("gthread", 4, True, True),
+        ("sync", 4, True, False),
+        ("gthread", 2, False, False),  # fewer: each takes a second to load the app
     ],
-    ids=["gthread-opened-before-the-fork", "gthread-loaded-in-each", "sync-loaded-before-the-fork"],
+    ids=["gthread-opened-before-the-fork", "sync-loaded-before-the-fork", "gthread-loaded-in-each"],
 )
-def test_no_request_is_lost_by_reload_recycling_and_term(
-    env: dict[str, str], opened: Opened, worker_class: str, preload: bool, in_arbiter: bool
+def test_no_request_is_lost_by_recycling_reload_and_term(
+    env: dict[str, str],
+    opened: Opened,
+    worker_class: str,
+    workers: int,
+    preload: bool,
+    in_arbiter: bool,
 ) -> None:
     if in_arbiter:
         env["SERVED_OPEN"] = "1"
     gunicorn = Gunicorn(
         APP,
         env=env,
-        workers=WORKERS,
+        workers=workers,
         worker_class=worker_class,
         threads=8,
         preload_app=preload,
@@ -145,30 +154,32 @@ def test_no_request_is_lost_by_reload_recycling_and_term(
         max_requests_jitter=100,
         hooks=EXIT,
     )
-    processes = WORKERS + in_arbiter
+    bound = (workers + in_arbiter) * MAX_SIZE
+    last = "/sleep/0.5/last"
     with gunicorn, Load(gunicorn.port, who, clients=12) as load:
-        gunicorn.wait(lambda: gunicorn.ended >= 2 and load.served >= 200)
-        assert 0 < opened.most_postgres <= processes * MAX_SIZE
-        assert 0 < opened.most_redis <= processes * MAX_SIZE
+        gunicorn.wait(lambda: gunicorn.ended >= 2 and load.served >= 150)
+        assert 0 < max(opened.most()) <= bound
 
         gunicorn.reload()
+        # gunicorn starts the new workers before it tells the old ones to end: two generations at a time.
+        assert max(opened.most()) <= bound + workers * MAX_SIZE
+
         served = load.served
         gunicorn.wait(lambda: load.served >= served + 50)
-        # gunicorn starts the new workers before it tells the old ones to end: two generations at a time.
-        assert opened.most_postgres <= (2 * WORKERS + in_arbiter) * MAX_SIZE
-        assert opened.most_redis <= (2 * WORKERS + in_arbiter) * MAX_SIZE
+        assert max(opened.most()) <= bound
         assert statuses(load.outcomes).keys() == {200}, statuses(load.outcomes)
 
+        slow = Task(ask, gunicorn.port, last)
+        gunicorn.took(last)
         gunicorn.stop()
         opened.none_left(within=2.0)
         load.end()
         taken = gunicorn.taken
 
+    assert slow.result().status == 200, slow.result()
     check_answers(load.outcomes)
-    assert (
-        len({json.loads(outcome.body)["pid"] for outcome in load.outcomes if outcome.body})
-        >= 2 * WORKERS
-    )
+    assert len(pids(load.outcomes)) >= 2 * workers
+    # What was not accepted by then is reset as the listening socket is closed.
     lost = [outcome for outcome in load.outcomes if outcome.status != 200 and outcome.path in taken]
     assert not lost, lost[:3]
 
@@ -184,16 +195,14 @@ def test_a_worker_killed_in_the_middle_of_a_request_harms_no_other(
             asked = Task(ask, gunicorn.port, victim)
             pid = gunicorn.took(victim)
             doomed = ports(pid)
+            assert len(opened.from_ports(doomed)) >= 2
 
             os.kill(pid, signal.SIGKILL)
 
             assert asked.result().status == 0, asked.result()
             gunicorn.wait(lambda: len(gunicorn.workers) == 2 and pid not in gunicorn.workers)
-            served = load.served
-            gunicorn.wait(lambda: load.served >= served + 50)
+            gunicorn.wait(lambda: gunicorn.workers[-1] in pids(load.outcomes[-50:]))
         check_answers(load.outcomes)
-        replacement = gunicorn.workers[-1]
-        eventually(lambda: int(ask(gunicorn.port, "/").body) == replacement)
         # What failed is what the killed one had taken in, or was about to.
         failed = [outcome for outcome in load.outcomes if outcome.status != 200]
         assert all(outcome.status == 0 for outcome in failed), statuses(failed)
@@ -269,8 +278,9 @@ def test_a_view_that_leaks_leaves_the_worker_its_connections(env: dict[str, str]
     with Gunicorn(APP, env=env, worker_class="gthread", threads=2) as gunicorn:
         answers = [ask(gunicorn.port, "/leak") for _ in range(4 * MAX_SIZE)]
         assert statuses(answers) == {200: 4 * MAX_SIZE}
-        found = stats(gunicorn.port)
-        assert (found["in_use"], found["leaked"]) == (0, 4 * MAX_SIZE)
+        # The last one is taken back once its client has its answer.
+        eventually(lambda: stats(gunicorn.port)["leaked"] == 4 * MAX_SIZE)
+        assert stats(gunicorn.port)["in_use"] == 0
         assert gunicorn.log(200).count("the view 'leak' ended") == 4 * MAX_SIZE
 
 
@@ -295,16 +305,14 @@ def test_load_beyond_capacity_is_refused_at_once_and_the_rest_served_as_usual(
         with Load(gunicorn.port, path, clients=size + waiting) as load:  # as many as it takes in
             gunicorn.wait(lambda: load.served >= 40)
         outcomes = arrivals(gunicorn.port, mixed, rate=12 * capacity, seconds=seconds, clients=24)
-        assert (
-            ask(gunicorn.port, "/readyz").status == 200
-        )  # being busy is no reason to be taken out
+        # Being busy is no reason to be taken out.
+        assert ask(gunicorn.port, "/readyz").status == 200
 
+    assert statuses(outcomes).keys() == {200, 503}, statuses(outcomes)
     at_capacity = [outcome for outcome in load.outcomes if outcome.status == 200]
     empty = [outcome for outcome in outcomes if outcome.path.startswith("/?")]
-    outcomes = [outcome for outcome in outcomes if outcome not in empty]
-    served = [outcome for outcome in outcomes if outcome.status == 200]
+    served = [o for o in outcomes if o.status == 200 and o.path.startswith("/sleep/")]
     refused = [outcome for outcome in outcomes if outcome.status == 503]
-    assert len(served) + len(refused) == len(outcomes), statuses(outcomes)
     assert all(outcome.retry_after for outcome in refused)
     assert len(served) >= 0.7 * capacity * seconds
     assert quantile(served, 0.99) <= 2 * quantile(at_capacity, 0.99)
