@@ -16,7 +16,7 @@ from tests.core.support import LONG
 ROOT = Path(__file__).parents[2]
 JOURNAL = "journal"
 
-CONFIG = """
+NOTES = """
 import os
 
 control_socket_disable = True
@@ -35,8 +35,6 @@ def pre_request(worker, request):
 
 def child_exit(server, worker):
     _note("ended", worker.pid)
-
-{more}
 """
 EXIT = """
 def worker_exit(server, worker):
@@ -48,8 +46,8 @@ class Gunicorn(Server):
     """One gunicorn that serves *app*; every process of it is gone when it is closed, or when we are.
 
     The *settings* are gunicorn's own, as in its configuration file; *env* is what the processes find in
-    their environment, and *base* is another configuration file, in force before them. It is ready once each
-    worker is.
+    their environment. *base* is a configuration file that is in force before them, *hooks* is the source of
+    such a file's functions. It is ready once each worker is.
     """
 
     product = "gunicorn"
@@ -61,6 +59,7 @@ class Gunicorn(Server):
         env: Mapping[str, str],
         workers: int = 1,
         base: Path | None = None,
+        hooks: str = "",
         startup_timeout: float = 30.0,
         **settings: object,
     ) -> None:
@@ -69,6 +68,7 @@ class Gunicorn(Server):
         self._env = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **env}
         self._workers = workers
         self._base = base
+        self._hooks = hooks
         self._settings = settings
 
     def __enter__(self) -> Gunicorn:
@@ -128,14 +128,11 @@ class Gunicorn(Server):
         return Home("gunicorn", polite=signal.SIGQUIT, demoted=False)
 
     def _create(self, home: Home) -> None:
-        settings = {"workers": self._workers, **self._settings}
-        more = "".join(
-            value if name == "hooks" else f"{name} = {value!r}\n"
-            for name, value in settings.items()
-        )
         base = self._base.read_text() if self._base is not None else ""
-        config = CONFIG.format(journal=str(home.path / JOURNAL), more=more)
-        home.write("gunicorn.conf.py", f"{base}\n{config}")
+        settings = {"workers": self._workers, **self._settings}
+        own = "".join(f"{name} = {value!r}\n" for name, value in settings.items())
+        journal = NOTES.format(journal=str(home.path / JOURNAL))
+        home.write("gunicorn.conf.py", "\n".join([base, journal, own, self._hooks]))
 
     def _command(self, home: Home, port: int) -> Sequence[str | Path]:
         env = [f"{name}={value}" for name, value in self._env.items()]
