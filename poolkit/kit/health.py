@@ -12,6 +12,7 @@ from time import monotonic
 
 from ..core import checks
 from ..core.deadline import Deadline
+from ..core.errors import PoolOverloaded
 from ..core.housekeeper import Timer, housekeeper
 from ..core.stats import PoolStats
 from .backends import AnyPool
@@ -220,12 +221,21 @@ class _Watch:
         latency = None
         try:
             latency = self._pool.ping(self._timeout)
+        except PoolOverloaded as error:
+            # The others are served, or all of them hang: to send requests elsewhere helps in the one case only.
+            reasons["waiting" if self._serves() else "backend"] = _in_a_line(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a reason
             reasons["backend"] = _in_a_line(error)
         complaints = self._complaints(self._pool.stats())
         if not reasons:
             reasons = complaints
         self._conclude(latency, reasons)
+
+    def _serves(self) -> bool:
+        """Whether anything went well since the last check."""
+        before, errors_before = self._counted
+        stats = self._pool.stats()
+        return stats.operations - stats.errors > before - errors_before
 
     def _complaints(self, stats: PoolStats) -> dict[str, str]:
         """Return what the pool's figures since the last check say against it."""
