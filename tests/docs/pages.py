@@ -107,6 +107,7 @@ class Page:
             stderr=subprocess.STDOUT,
             text=True,
             timeout=30,
+            check=False,  # what it says is looked at
             env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
         )
         _must_match(done.stdout, "\n".join(expected))
@@ -171,5 +172,7 @@ def _must_match(printed: str, expected: str) -> None:
 def _comparable(text: str) -> list[str]:
     """Return the lines of *text* without what differs from run to run: numbers, files, spaces at the end."""
     text = re.sub("─+", "─", text)
-    lines = [_NUMBER.sub("#", _PLACE.sub("FILE:#", line)) for line in text.split("\n") if line.strip()]
+    lines = [
+        _NUMBER.sub("#", _PLACE.sub("FILE:#", line)) for line in text.split("\n") if line.strip()
+    ]
     return [re.sub(r"  +", "  ", line).strip() for line in lines]

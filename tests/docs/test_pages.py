@@ -23,12 +23,19 @@ def api() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def app_conninfo(postgres_server) -> Iterator[str]:
+    with world.database(postgres_server) as conninfo:
+        yield conninfo
+
+
 @pytest.fixture
-def open_page(request, postgres_server, redis_url, api, tmp_path, monkeypatch) -> Iterator[Any]:
+def open_page(request, app_conninfo, redis_url, api, tmp_path, monkeypatch) -> Iterator[Any]:
     """Give a maker of pages whose names and addresses lead to real servers."""
     monkeypatch.chdir(tmp_path)
+    conninfo = app_conninfo
+    world.fill(conninfo)
     with ExitStack() as stack:
-        conninfo = stack.enter_context(world.database(postgres_server))
         addresses = world.addresses(conninfo, redis_url, api)
 
         def make(path: Path) -> Page:
@@ -39,7 +46,8 @@ def open_page(request, postgres_server, redis_url, api, tmp_path, monkeypatch) -
                 "http": lambda: HttpPool(api),
             }
             if re.search(r"\bstore\.|FirestorePool", text):
-                server = request.getfixturevalue("firestore_server")  # without it, the page is skipped
+                # Without an emulator the page is skipped.
+                server = request.getfixturevalue("firestore_server")
                 server.reset(project="my-project")
                 monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", server.emulator_host)
                 pools["store"] = lambda: FirestorePool("my-project")
@@ -128,7 +136,11 @@ Like this::
 
 .. code-block:: python
 """
-    assert [line.partition(":")[0] for line in unknown_blocks(page)] == ["line 2", "line 6", "line 8"]
+    assert [line.partition(":")[0] for line in unknown_blocks(page)] == [
+        "line 2",
+        "line 6",
+        "line 8",
+    ]
 
 
 def test_commands_are_run_and_their_output_is_compared(open_page, tmp_path):

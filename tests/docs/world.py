@@ -30,16 +30,20 @@ USERS = [{"id": 1, "name": "Ada"}, {"id": 2, "name": "Bob"}]
 
 @contextmanager
 def database(server: PostgresServer) -> Iterator[str]:
-    """Make the application's database for the length of a block, which gets its conninfo."""
+    """Make a database for the length of a block, which gets its conninfo."""
     with psycopg.connect(server.conninfo, autocommit=True) as conn:
         conn.execute("create database app")
         conninfo = server.conninfo.rpartition("/")[0] + "/app"
-        with psycopg.connect(conninfo, autocommit=True) as app:
-            app.execute(SCHEMA)
         try:
             yield conninfo
         finally:
             conn.execute("drop database app with (force)")
+
+
+def fill(conninfo: str) -> None:
+    """Put the application's tables into its database, in the place of whatever is there."""
+    with psycopg.connect(conninfo, autocommit=True) as conn:
+        conn.execute("drop schema public cascade; create schema public;" + SCHEMA)
 
 
 class _Service(BaseHTTPRequestHandler):
