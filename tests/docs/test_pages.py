@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +16,9 @@ import poolkit
 from poolkit import FirestorePool, HttpPool, PoolKit, PostgresPool, RedisPool
 from tests.docs import world
 from tests.docs.pages import PAGES, ROOT, Page, unknown_blocks
+
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +52,10 @@ def open_page(request, app_conninfo, redis_url, api, tmp_path, monkeypatch) -> I
             if re.search(r"\bstore\.|FirestorePool", text):
                 # Without an emulator the page is skipped.
                 server = request.getfixturevalue("firestore_server")
-                server.reset(project="my-project")
                 monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", server.emulator_host)
-                pools["store"] = lambda: FirestorePool("my-project")
+                project = f"docs-{next(_numbers)}"  # which is empty
+                addresses['"my-project"'] = f'"{project}"'
+                pools["store"] = lambda: FirestorePool(project)
             if "nodes=" in text and ", password=" in text:
                 cluster = request.getfixturevalue("redis_cluster")
                 addresses.update(world.cluster_addresses(cluster))
