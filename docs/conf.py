@@ -18,7 +18,13 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
-html_theme_options = {"description": "Connection pools for threads", "fixed_sidebar": True}
+html_theme_options = {
+    "description": "Connection pools for threads",
+    "fixed_sidebar": True,
+    # Room for a line of code, and of an error that names who holds what.
+    "page_width": "1320px",
+    "body_max_width": "1060px",
+}
 
 # A reference that leads nowhere is an error. Other projects' indexes would have to be fetched, so names of theirs are
 # let through, and so are the type variables and the inner types of our own signatures.

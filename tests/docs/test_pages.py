@@ -17,7 +17,6 @@ from poolkit import FirestorePool, HttpPool, PoolKit, PostgresPool, RedisPool
 from tests.docs import world
 from tests.docs.pages import PAGES, ROOT, Page, unknown_blocks
 
-
 _numbers = itertools.count()
 
 
