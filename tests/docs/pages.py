@@ -34,7 +34,9 @@ from poolkit import PoolKit
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.rst", *(ROOT / "docs").rglob("*.rst")])
 
-LANGUAGES = ("python", "console", "toml", "ini", "text")
+RUN = ("python", "console", "toml", "ini", "text")
+LEFT_ALONE = ("bash", "html", "javascript", "json", "yaml")
+"""What is not run, and so always needs an excuse."""
 
 _PLACE = re.compile(r"/[^\s:]*:\d+")
 _UNCONFIRMED = (
@@ -65,6 +67,7 @@ class Page:
             "toml": self._read_settings,
             "ini": self._read_settings,
             "text": self._compare,
+            **dict.fromkeys(LEFT_ALONE, _refuse),
         }
         parsers = [CodeBlockParser(*pair) for pair in evaluators.items()]
         self._document: Document = Sybil([*parsers, SkipParser()]).parse(path)
@@ -103,6 +106,7 @@ class Page:
                 commands.append(line[2:].partition("  # ")[0])
             else:
                 expected.append(line)
+        plain = {name: value for name, value in os.environ.items() if "POOLKIT_" not in name}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         done = subprocess.run(
             ["bash", "-c", self._exchange("\n".join(commands))],
@@ -111,7 +115,7 @@ class Page:
             text=True,
             timeout=30,
             check=False,  # what it says is looked at
-            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+            env={**plain, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
         )
         _must_match(done.stdout, "\n".join(expected))
 
@@ -135,6 +139,13 @@ class Page:
         return text
 
 
+def _refuse(example: Example) -> None:
+    language = example.region.lexemes["arguments"]
+    raise AssertionError(
+        f'{example.path}:{example.line}: nothing runs {language}; say .. skip: next "why"'
+    )
+
+
 def unknown_blocks(text: str) -> list[str]:
     """Return the blocks of *text* that nothing would run."""
     found = []
@@ -145,7 +156,7 @@ def unknown_blocks(text: str) -> list[str]:
                 found.append(f"line {number}: a literal block; use code-block, with its language")
         elif directive[1] in ("code", "sourcecode", "parsed-literal", "literalinclude"):
             found.append(f"line {number}: {directive[1]}; use code-block")
-        elif directive[1] == "code-block" and directive[2] not in LANGUAGES:
+        elif directive[1] == "code-block" and directive[2] not in RUN + LEFT_ALONE:
             found.append(f"line {number}: nothing runs {directive[2] or 'a block of no language'}")
         if re.match(r"\s*\.\. skip: next\s*$", line):
             found.append(f"line {number}: skipped without a reason")

@@ -40,6 +40,8 @@ def open_page(request, app_conninfo, redis_url, api, tmp_path, monkeypatch) -> I
     world.fill(conninfo)
     with ExitStack() as stack:
         addresses = world.addresses(conninfo, redis_url, api)
+        monkeypatch.setenv("POOLKIT_POSTGRES_CONNINFO", conninfo)
+        monkeypatch.setenv("POOLKIT_REDIS_URL", redis_url)
 
         def make(path: Path) -> Page:
             text = path.read_text()
