@@ -154,7 +154,7 @@ def unknown_blocks(text: str) -> list[str]:
         if directive is None:
             if line.rstrip().endswith("::") and not line.lstrip().startswith(".."):
                 found.append(f"line {number}: a literal block; use code-block, with its language")
-        elif directive[1] in ("code", "sourcecode", "parsed-literal", "literalinclude"):
+        elif directive[1] in ("code", "sourcecode", "parsed-literal"):
             found.append(f"line {number}: {directive[1]}; use code-block")
         elif directive[1] == "code-block" and directive[2] not in RUN + LEFT_ALONE:
             found.append(f"line {number}: nothing runs {directive[2] or 'a block of no language'}")

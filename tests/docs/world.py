@@ -106,6 +106,7 @@ def addresses(postgres: str, redis: str, api: str) -> dict[str, str]:
     return {
         "postgresql://app@db.internal/app": postgres,
         "postgresql://app@db/app": postgres,
+        "postgresql://app@db/shop": postgres,
         "postgresql+psycopg://app@db/app": postgres.replace("://", "+psycopg://"),
         "redis://:password@cache:6379/0": redis,
         "redis://cache:6379/0": redis,
