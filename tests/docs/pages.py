@@ -72,7 +72,7 @@ class Page:
         parsers = [CodeBlockParser(*pair) for pair in evaluators.items()]
         self._document: Document = Sybil([*parsers, SkipParser()]).parse(path)
         self.names = self._document.namespace
-        self.names.update(names)
+        self.names.update(names, __name__="__main__")  # as in a script
 
     def run(self) -> tuple[int, list[str]]:
         """Run all blocks; return how many ran, and why the others did not."""
