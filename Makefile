@@ -19,6 +19,7 @@ help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV); ARGS=… goes to demo, test and bench."
+	@echo "  PYTHONS=3.12 has package look at that one alone."
 
 .PHONY: install
 install: $(installed) ## Make .venv with poolkit and all that its development needs
@@ -78,6 +79,10 @@ bench: $(installed) ## Measure poolkit against its peers
 .PHONY: bench-quick
 bench-quick: $(installed) ## The same, shorter and rougher
 	$(python) -m benchmarks --quick $(ARGS)
+
+.PHONY: package
+package: ## Build it, and install it on each Python with each extra
+	@$(PYTHON) .ci/package.py
 
 .PHONY: docs
 docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build/html
