@@ -1,0 +1,116 @@
+"""One call of a tool, or of anything else that a client asks for: its deadline, its end, and what its failure means."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from time import perf_counter
+from typing import Any, Protocol
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from ...core.deadline import Cancellation, deadline
+from ...core.errors import PoolKitError
+from ...kit.backends import AnyPool
+from .failures import explained
+from .threads import Threads
+
+logger = logging.getLogger("poolkit.mcp")
+
+MARK = "__poolkit_bounded__"
+"""Set on functions that are bounded already."""
+
+AsyncFunction = Callable[..., Coroutine[Any, Any, Any]]
+
+
+class Surroundings(Protocol):
+    """What a call needs of the server that it is made in."""
+
+    @property
+    def threads(self) -> Threads:
+        """The worker threads of the running event loop."""
+
+    @property
+    def in_use(self) -> Iterable[AnyPool]:
+        """The pools whose connections a call may hold."""
+
+
+def bounded(
+    fn: Callable[..., Any], *, name: str, seconds: float, within: Surroundings
+) -> AsyncFunction:
+    """Return *fn* as a coroutine function: with a deadline, ended by cancellation, its failures told to a model.
+
+    Its signature, annotations and docstring stay. One that is not a coroutine function runs in a worker thread.
+    """
+    what = f"tool {name!r}"
+    call = _awaited if is_async(fn) else functools.partial(_in_thread, within)
+
+    @functools.wraps(fn)
+    async def bound(*args: Any, **kwargs: Any) -> Any:
+        cancellation = Cancellation()
+        with deadline(seconds, cancellation=cancellation) as until:
+            try:
+                return await call(what, functools.partial(fn, *args, **kwargs), cancellation)
+            except PoolKitError as error:
+                await checkpoint_if_cancelled()  # then nobody waits to be told
+                told = explained(error, until.budget)
+                if told is None:
+                    raise
+                logger.warning("%s: %s: %s", what, type(error).__name__, error, exc_info=error)
+                raise told from error
+
+    setattr(bound, MARK, True)
+    return bound
+
+
+def is_bounded(fn: Callable[..., Any]) -> bool:
+    """Whether *fn* came from :func:`bounded`."""
+    return hasattr(fn, MARK)
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether *fn* is, or is called as, a coroutine function."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+
+
+async def _in_thread(
+    within: Surroundings, what: str, work: Callable[[], Any], cancellation: Cancellation
+) -> Any:
+    def leaving_nothing() -> Any:
+        began = perf_counter()
+        try:
+            return work()
+        finally:
+            for pool in within.in_use:
+                pool.recall(since=began, reason=f"{what} ended")
+
+    return await within.threads.run(leaving_nothing, name=what, cancellation=cancellation)
+
+
+async def _awaited(what: str, work: AsyncFunction, cancellation: Cancellation) -> Any:  # noqa: ARG001
+    """Await *work*. What it waits for may be shielded, in a thread; so another task looks out for a cancellation."""
+    result: Any = None
+    error: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_look_out, cancellation)
+        try:
+            result = await work()
+        except Exception as raised:  # noqa: BLE001 - raised below, for the group would wrap it
+            error = raised
+        await checkpoint_if_cancelled()
+        group.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    return result
+
+
+async def _look_out(cancellation: Cancellation) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        cancellation.cancel()

@@ -1,0 +1,107 @@
+"""Worker threads for calls that block, and what becomes of such a call when its client gives it up.
+
+A thread can't be interrupted; but the waits of pools can, by a :class:`~poolkit.Cancellation`. So the coroutine does
+not wait for its thread behind a shield, as ``anyio.to_thread`` has it: it hears that it is cancelled, stops the waits of
+the thread, and goes when the thread has come back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import anyio
+from anyio import from_thread, to_thread
+
+from ...core.deadline import Cancellation, Deadline
+
+logger = logging.getLogger("poolkit.mcp")
+
+GRACE = 5.0
+"""Seconds that a cancelled call may take to come back, before it is left to itself."""
+
+ResultT = TypeVar("ResultT")
+
+
+class Threads:
+    """The worker threads of one event loop, so many at most."""
+
+    def __init__(self, most: int) -> None:
+        self._turns = anyio.CapacityLimiter(most)
+        self._unlimited = anyio.CapacityLimiter(math.inf)
+
+    @property
+    def busy(self) -> int:
+        """How many calls have a thread now."""
+        return int(self._turns.borrowed_tokens)
+
+    async def run(
+        self,
+        work: Callable[[], ResultT],
+        *,
+        name: str,
+        until: Deadline,
+        cancellation: Cancellation,
+    ) -> ResultT:
+        """Run *work* in a thread, once there is one. *name* is what it is called in errors and logs.
+
+        Raises :class:`~poolkit.DeadlineExceeded` if there is none *until* then.
+        """
+        turn = object()
+        await self._take(turn, name, until)
+        try:
+            return await self._run(work, name, cancellation)
+        finally:
+            self._turns.release_on_behalf_of(turn)
+
+    async def _take(self, turn: object, name: str, until: Deadline) -> None:
+        try:
+            self._turns.acquire_on_behalf_of_nowait(turn)
+        except anyio.WouldBlock:
+            with anyio.move_on_after(until.remaining()):
+                await self._turns.acquire_on_behalf_of(turn)
+                return
+            raise until.exceeded(name, stage="waiting") from None
+
+    async def _run(
+        self, work: Callable[[], ResultT], name: str, cancellation: Cancellation
+    ) -> ResultT:
+        claim = deque([None])  # taken by the thread as it begins, or by a cancellation before that
+        ended = anyio.Event()
+        over = False
+
+        def begin() -> ResultT | None:
+            nonlocal over
+            try:
+                claim.pop()
+            except IndexError:
+                return None  # nobody waits for it
+            try:
+                return work()
+            finally:
+                # First this, then the look: a cancellation does it the other way round, so one sees the other.
+                over = True
+                if cancellation.cancelled:
+                    with suppress(RuntimeError):  # the loop may be gone
+                        from_thread.run_sync(ended.set)
+
+        try:
+            result = await to_thread.run_sync(
+                begin, abandon_on_cancel=True, limiter=self._unlimited
+            )
+        except anyio.get_cancelled_exc_class():
+            cancellation.cancel()
+            try:
+                claim.pop()
+            except IndexError:
+                with anyio.move_on_after(GRACE, shield=True):
+                    if not over:
+                        await ended.wait()
+                if not over:
+                    logger.warning("%s was cancelled %g s ago, but runs on", name, GRACE)
+            raise
+        return result  # type: ignore[return-value]
