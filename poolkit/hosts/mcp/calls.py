@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ...core.deadline import Cancellation, deadline
+from ...core.deadline import Cancellation, Deadline, deadline
 from ...core.errors import PoolKitError
 from ...kit.backends import AnyPool
 from .failures import explained
@@ -53,13 +53,13 @@ def bounded(
         cancellation = Cancellation()
         with deadline(seconds, cancellation=cancellation) as until:
             try:
-                return await call(what, functools.partial(fn, *args, **kwargs), cancellation)
+                return await call(what, functools.partial(fn, *args, **kwargs), until, cancellation)
             except PoolKitError as error:
                 await checkpoint_if_cancelled()  # then nobody waits to be told
                 told = explained(error, until.budget)
                 if told is None:
                     raise
-                logger.warning("%s: %s: %s", what, type(error).__name__, error, exc_info=error)
+                _log(what, error)
                 raise told from error
 
     setattr(bound, MARK, True)
@@ -78,8 +78,23 @@ def is_async(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
+def _log(what: str, error: PoolKitError) -> None:
+    """Log all of *error*. Its traceback only for who debugs: in an outage, many of them would be the next one."""
+    logger.warning(
+        "%s: %s: %s",
+        what,
+        type(error).__name__,
+        error,
+        exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+    )
+
+
 async def _in_thread(
-    within: Surroundings, what: str, work: Callable[[], Any], cancellation: Cancellation
+    within: Surroundings,
+    what: str,
+    work: Callable[[], Any],
+    until: Deadline,
+    cancellation: Cancellation,
 ) -> Any:
     def leaving_nothing() -> Any:
         began = perf_counter()
@@ -89,10 +104,17 @@ async def _in_thread(
             for pool in within.in_use:
                 pool.recall(since=began, reason=f"{what} ended")
 
-    return await within.threads.run(leaving_nothing, name=what, cancellation=cancellation)
+    return await within.threads.run(
+        leaving_nothing, name=what, until=until, cancellation=cancellation
+    )
 
 
-async def _awaited(what: str, work: AsyncFunction, cancellation: Cancellation) -> Any:  # noqa: ARG001
+async def _awaited(
+    what: str,  # noqa: ARG001
+    work: AsyncFunction,
+    until: Deadline,  # noqa: ARG001
+    cancellation: Cancellation,
+) -> Any:
     """Await *work*. What it waits for may be shielded, in a thread; so another task looks out for a cancellation."""
     result: Any = None
     error: Exception | None = None

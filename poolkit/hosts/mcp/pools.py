@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import anyio
 from anyio import to_thread
@@ -15,14 +15,16 @@ from mcp.server.mcpserver import MCPServer
 
 from ...core import checks
 from ...core.errors import ConfigError
-from ...firestore.pool import FirestorePool
-from ...http.pool import HttpPool
 from ...kit.backends import AnyPool
 from ...kit.kit import PoolKit
-from ...postgres.pool import PostgresPool
-from ...redis.pool import RedisPool
 from . import calls
 from .threads import Threads
+
+if TYPE_CHECKING:
+    from ...firestore.pool import FirestorePool
+    from ...http.pool import HttpPool
+    from ...postgres.pool import PostgresPool
+    from ...redis.pool import RedisPool
 
 DEADLINE = 30.0
 """Seconds that a call may take: half of what most clients wait."""
