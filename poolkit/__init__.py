@@ -13,10 +13,13 @@ from .core.version import __version__
 if TYPE_CHECKING:
     from . import embedded as embedded
     from . import errors as errors
+    from .core.deadline import Cancellation as Cancellation
     from .core.deadline import Deadline as Deadline
     from .core.deadline import deadline as deadline
     from .core.errors import AddressBlocked as AddressBlocked
     from .core.errors import BackendUnavailable as BackendUnavailable
+    from .core.errors import Cancelled as Cancelled
+    from .core.errors import CancelledOutcomeUnknown as CancelledOutcomeUnknown
     from .core.errors import ConfigError as ConfigError
     from .core.errors import DeadlineExceeded as DeadlineExceeded
     from .core.errors import DeadlineOutcomeUnknown as DeadlineOutcomeUnknown
@@ -53,10 +56,13 @@ if TYPE_CHECKING:
     from .redis.pool import RedisPool as RedisPool
 
 _HOMES = {
+    "Cancellation": ".core.deadline",
     "Deadline": ".core.deadline",
     "deadline": ".core.deadline",
     "AddressBlocked": ".core.errors",
     "BackendUnavailable": ".core.errors",
+    "Cancelled": ".core.errors",
+    "CancelledOutcomeUnknown": ".core.errors",
     "ConfigError": ".core.errors",
     "DeadlineExceeded": ".core.errors",
     "DeadlineOutcomeUnknown": ".core.errors",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from .core.errors import (
     AddressBlocked,
     BackendUnavailable,
+    Cancelled,
+    CancelledOutcomeUnknown,
     ConfigError,
     DeadlineExceeded,
     DeadlineOutcomeUnknown,
@@ -19,6 +21,8 @@ from .core.errors import (
 __all__ = [
     "AddressBlocked",
     "BackendUnavailable",
+    "Cancelled",
+    "CancelledOutcomeUnknown",
     "ConfigError",
     "DeadlineExceeded",
     "DeadlineOutcomeUnknown",

@@ -228,16 +228,16 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
     def _receive(
         self, batch: Batch[ResourceT, AskedT, AnswerT], mine: Request[AskedT, AnswerT]
     ) -> None:
-        flight, turn, until = batch.flight, batch.turn, mine.deadline.at
+        flight, turn, deadline = batch.flight, batch.turn, mine.deadline
         heard = now = batch.sent_at
         while not mine.done and not batch.over:
             pause = PULSE if turn.slow else SILENCE
-            answers = flight.receive(min(until, heard + flight.patience, now + pause))
+            answers = flight.receive(min(deadline.at, heard + flight.patience, now + pause))
             now = monotonic()
             if answers:
                 heard = now
                 self._deliver(batch, answers)
-            elif now >= until:
+            elif now >= deadline.at:
                 return
             elif now >= heard + flight.patience:
                 raise flight.silent()
@@ -283,7 +283,7 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         self, batch: Batch[ResourceT, AskedT, AnswerT], mine: Request[AskedT, AnswerT]
     ) -> None:
         """Stop what nobody waits for, and read what comes of it: then the connection can be kept."""
-        until = Deadline(mine.deadline.at + GRACE, GRACE)
+        until = mine.deadline.grace(GRACE)
         if mine.done or batch.requests[batch.answered] is not mine or not batch.flight.stop(until):
             return
         while not batch.over:
@@ -367,7 +367,8 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
     def _wait(self, mine: Request[AskedT, AnswerT]) -> None:
         """Wait until there is an answer, a turn or a duty."""
         try:
-            left = min(mine.deadline.at - mine.since, self._first_look)
+            deadline = mine.deadline
+            left = min(deadline.at - mine.since, self._first_look, deadline.pulse)
             if not mine.signal.acquire(True, left if left > 0 else 0.0):
                 self._wait_on(mine)
         finally:
@@ -378,19 +379,20 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
 
     def _wait_on(self, mine: Request[AskedT, AnswerT]) -> None:
         """Look now and then whether there is still somebody to wait for, and time to do it."""
-        until = mine.deadline.at
-        bound = min(until, mine.since + self._lender.acquire_timeout)
-        while self._look(mine, bound, until):
-            left = (until if mine.taken else bound) - monotonic()
+        deadline = mine.deadline
+        bound = mine.since + self._lender.acquire_timeout
+        while self._look(mine, bound):
+            left = (deadline.at if mine.taken else min(deadline.at, bound)) - monotonic()
             left = max(0.001, left)  # none is left to one that is just being sent
-            if mine.signal.acquire(True, min(left, LOOK)):
+            if mine.signal.acquire(True, min(left, LOOK, deadline.pulse)):
                 return
 
-    def _look(self, mine: Request[AskedT, AnswerT], bound: float, until: float) -> bool:
-        """Say whether to wait on. Raises when *mine* got no turn by *bound*, or no answer *until* then."""
+    def _look(self, mine: Request[AskedT, AnswerT], bound: float) -> bool:
+        """Say whether to wait on. Raises when *mine* got no turn by *bound*, or no answer by its deadline."""
         heir = None
         now = monotonic()
-        late = now >= bound
+        over = now >= mine.deadline.at
+        late = over or now >= bound
         with self._lock:
             if mine.done or mine.turn is not None or mine.duty is not None:
                 return False
@@ -403,7 +405,7 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
             heir.wake()  # a turn had got lost
         if queued and late:
             raise self._lender.timed_out(now - mine.since, mine.deadline, "waiting")
-        if mine.taken and now >= until:
+        if mine.taken and over:
             self._overdue(mine, mine.batch() if mine.batch is not None else None)
             return False
         return True
@@ -418,7 +420,7 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
             mine.withdrawn = True
             reads = batch is not None and batch.reader is mine
         self._pass_duty(mine)
-        until = Deadline(mine.deadline.at + GRACE, GRACE)
+        until = mine.deadline.grace(GRACE)
         if batch is None:  # it was lost, and its owners are being told
             mine.signal.acquire(timeout=max(0.0, until.remaining()))
             if not mine.done:

@@ -84,6 +84,17 @@ class DeadlineExceeded(PoolKitError, TimeoutError):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_deadline_exceeded, (type(self), self.args[0], self.stage)
 
+    def in_doubt(self, why: str) -> DeadlineOutcomeUnknown:
+        """Return the error that says the same of what may have taken effect; *why* follows its text."""
+        return DeadlineOutcomeUnknown(f"{self}{why}", stage=self.stage)
+
+
+class Cancelled(DeadlineExceeded):
+    """The :class:`~poolkit.Cancellation` of a deadline was cancelled. ``stage`` says during what."""
+
+    def in_doubt(self, why: str) -> CancelledOutcomeUnknown:
+        return CancelledOutcomeUnknown(f"{self}{why}", stage=self.stage)
+
 
 def _rebuild_deadline_exceeded(
     kind: type[DeadlineExceeded], message: str, stage: str
@@ -101,6 +112,10 @@ class OutcomeUnknown(PoolKitError):
 
 class DeadlineOutcomeUnknown(DeadlineExceeded, OutcomeUnknown):
     """The deadline passed while something ran whose cancellation the backend has not confirmed."""
+
+
+class CancelledOutcomeUnknown(Cancelled, DeadlineOutcomeUnknown):
+    """It was cancelled while something ran, and the backend has not confirmed that it has stopped."""
 
 
 class ResponseTooLarge(PoolKitError):

@@ -189,17 +189,16 @@ class Gate:
     def wait_empty(self, deadline: Deadline) -> bool:
         """Wait until everybody has left a closed gate, at most until *deadline*; return whether they have."""
         self._settle()  # somebody may have been interrupted between the two halves of leaving
-        left = deadline.remaining()
-        return self._empty.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
+        return deadline.wait(self._empty)
 
     def _enter_slowly(self, deadline: Deadline, patience: float) -> float:
         waiter = _Waiter(monotonic())
         try:
             with self._lock:
-                bound, look = self._queue_up_locked(waiter, deadline, patience)
+                look = self._queue_up_locked(waiter, deadline)
                 served = self._serve_locked()
             _wake(served)
-            return self._wait(waiter, bound, look)
+            return self._wait(waiter, deadline, waiter.since + patience, look)
         except BaseException:
             if waiter.queued:
                 self._give_up(waiter)
@@ -256,10 +255,8 @@ class Gate:
             served.append(waiter)
         return served
 
-    def _queue_up_locked(
-        self, waiter: _Waiter, deadline: Deadline, patience: float
-    ) -> tuple[float, float]:
-        """Queue *waiter* up; return until when to wait, and after how many seconds to look."""
+    def _queue_up_locked(self, waiter: _Waiter, deadline: Deadline) -> float:
+        """Queue *waiter* up; return after how many seconds to look."""
         if self._closed is not None:
             raise self._closed()
         ahead = len(self._waiters)
@@ -271,7 +268,7 @@ class Gate:
                 f"pool {self._name!r}: {ahead} threads wait already, max_waiting is {self._max_waiting}"
             )
         expected = self._pace * (ahead + 1)
-        if self._paced >= _SAMPLES and now + expected > deadline.at:
+        if self._paced >= _SAMPLES and now + expected > deadline.at > now:
             raise PoolOverloaded(
                 f"pool {self._name!r}: at the present pace the wait would be {expected:.3f} s, "
                 f"and the deadline is in {deadline.at - now:.3f} s"
@@ -280,13 +277,12 @@ class Gate:
         self._waiters.append(waiter)
         self._note_return()
         self._habit.in_a_row = 0
-        look = max(_LOOK * (1 + ahead / self._size), 4 * expected)
-        return min(deadline.at, now + patience), look
+        return min(deadline.pulse, max(_LOOK * (1 + ahead / self._size), 4 * expected))
 
-    def _wait(self, waiter: _Waiter, bound: float, look: float) -> float:
+    def _wait(self, waiter: _Waiter, deadline: Deadline, bound: float, look: float) -> float:
         """Wait until served or failed, looking now and then for a turn that was left lying."""
         while True:
-            left = bound - monotonic()
+            left = min(deadline.at, bound) - monotonic()
             if waiter.signal.acquire(timeout=max(0.0, min(left, look))):
                 break
             self._settle()

@@ -68,8 +68,7 @@ class Outage:
         Returns early when there is nothing to wait for: a cause that only a person can mend, or the end.
         """
         while True:
-            left = until.remaining()
-            settled = self._settled.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left))
+            settled = until.wait(self._settled)
             back = self.cause is None
             if back or not settled or self._hopeless or self._ended:
                 return back and not self._ended

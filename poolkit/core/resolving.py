@@ -63,8 +63,7 @@ class _Lookup:
 
     def result(self, until: Deadline) -> Sequence[Found]:
         """Wait for what was found."""
-        left = until.remaining()
-        if not self._done.wait(None if left > threading.TIMEOUT_MAX else max(0.0, left)):
+        if not until.wait(self._done):
             raise TimeoutError(f"{self._host!r} could not be looked up in time")
         if isinstance(self._error, Exception):
             raise copy.copy(self._error)  # each thread has a traceback of its own

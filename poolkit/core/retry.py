@@ -220,6 +220,11 @@ class Retrier:
         self.budget.refund()
         return result
 
+    @property
+    def label(self) -> str:
+        """What its pool is called in messages."""
+        return f"pool {self._events.pool!r}"
+
     def count_error(self, error: BaseException) -> None:
         """Count and tell an error that an operation ended with."""
         self._tally.mine().errors += 1
@@ -271,7 +276,7 @@ class _Repetition(Generic[ResultT]):
             wait=self._pause,
             stop=self._gives_up,
             before_sleep=self._announce,
-            sleep=self._retrier.sleep,
+            sleep=self._sleep,
             reraise=True,
         )
         try:
@@ -309,6 +314,11 @@ class _Repetition(Generic[ResultT]):
             return True
         self._price = RetryBudget.THROTTLED if self._verdict.throttled else RetryBudget.TRANSIENT
         return not self._retrier.budget.spend(self._price)
+
+    def _sleep(self, seconds: float) -> None:
+        self._deadline.sleep(seconds, self._retrier.sleep)
+        if self._deadline.expired:
+            raise self._deadline.exceeded(self._retrier.label, stage="waiting")
 
     def _announce(self, state: tenacity.RetryCallState) -> None:
         self._before_pause()

@@ -108,8 +108,8 @@ class Bulk:
             return False
         if not self._spend(True):
             return False
-        self._sleep(pause)
-        return True
+        self._deadline.sleep(pause, self._sleep)
+        return not self._deadline.expired
 
     def _write(self, items: list[_Item]) -> list[_Item]:
         """Send one chunk, note the results, and return the items that may be sent again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from random import uniform
 from typing import Any
 
@@ -11,8 +12,8 @@ import grpc
 from google.api_core import exceptions
 
 from ..core.deadline import Deadline
-from ..core.errors import DeadlineOutcomeUnknown, OutcomeUnknown, PoolClosed
-from ..core.housekeeper import housekeeper
+from ..core.errors import OutcomeUnknown, PoolClosed
+from ..core.housekeeper import Timer, housekeeper
 from ..core.lending import Lender
 from ..core.retry import Phase, Try
 from .channels import Metadata
@@ -26,6 +27,10 @@ LONGEST_PAUSE = 0.064
 
 ENDS_EARLY = 0.010
 """Seconds before a deadline at which grpc's own timer, which runs on another clock, may end a call."""
+
+
+_ENDED = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""Codes of a call that was ended at its deadline, by grpc's timer or by us."""
 
 
 class Admission:
@@ -81,6 +86,8 @@ class Caller:
                 left = self._left(deadline, timeout)
                 call = slot.link.callable(method, "unary_unary")
                 state.phase = phase
+                if deadline.cancellations:
+                    return _answer(call.future(request, timeout=left, metadata=metadata), deadline)
                 return call(request, timeout=left, metadata=metadata)
             except (grpc.RpcError, ValueError) as error:
                 told = self._told(error, slot, method, deadline)
@@ -114,7 +121,7 @@ class Caller:
                 make = slot.link.callable(method, "unary_stream")
                 state.phase = phase
                 slot.call = make(request, timeout=left, metadata=metadata)
-                yield from self._heard(slot, first_within)
+                yield from self._heard(slot, first_within, deadline)
             except (grpc.RpcError, ValueError) as error:
                 told = self._told(error, slot, method, deadline)
                 if not (isinstance(told, Refused) and admission.may_wait()):
@@ -128,9 +135,12 @@ class Caller:
             admission.wait()
 
     @staticmethod
-    def _heard(slot: Slot, first_within: float | None) -> Iterator[Any]:
-        """Iterate over the answers; end the call when the first does not come in time."""
+    def _heard(slot: Slot, first_within: float | None, deadline: Deadline) -> Iterator[Any]:
+        """Iterate over the answers; end the call when the first does not come in time, or it is cancelled."""
         timer = None if first_within is None else housekeeper().after(first_within, slot.give_up)
+        watch: Timer | None = None
+        if deadline.cancellations:  # grpc waits for answers in one go
+            watch = housekeeper().every(deadline.pulse, partial(_end_if_over, slot.call, deadline))
         try:
             for answer in slot.call:
                 if timer is not None:
@@ -140,6 +150,8 @@ class Caller:
         finally:
             if timer is not None:
                 timer.cancel()
+            if watch is not None:
+                watch.cancel()
 
     def _left(self, deadline: Deadline, timeout: float) -> float:
         """Return the seconds that a call may take."""
@@ -156,13 +168,9 @@ class Caller:
         if isinstance(error, ValueError):
             return self._not_sent(error, link)
         code = error.code()
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED and deadline.remaining() <= ENDS_EARLY:
+        if code in _ENDED and deadline.remaining() <= ENDS_EARLY:
             exceeded = deadline.exceeded(f"pool {self._name!r}", stage="running")
-            return (
-                DeadlineOutcomeUnknown(str(exceeded), stage="running")
-                if method.writes
-                else exceeded
-            )
+            return exceeded.in_doubt("") if method.writes else exceeded
         if was_refused(code, error.details()):
             return Refused(error.details())
         if code is grpc.StatusCode.UNAVAILABLE:
@@ -186,3 +194,24 @@ class Caller:
         with suppress(Exception):
             self._fleet.suspect(link)
         return NotSent(str(error))
+
+
+def _answer(call: Any, deadline: Deadline) -> Any:
+    """Return the answer to a call that has begun, and end it when *deadline* is cancelled."""
+    try:
+        while True:
+            try:
+                return call.result(timeout=deadline.stretch())
+            except grpc.FutureTimeoutError:
+                if deadline.expired:
+                    call.cancel()
+                    call.result()  # raises what has become of it: its answer may have been there by now
+    except grpc.FutureCancelledError:
+        raise call from None
+    finally:
+        call.cancel()  # without effect on one that has ended
+
+
+def _end_if_over(call: Any, deadline: Deadline) -> None:
+    if deadline.expired:
+        call.cancel()

@@ -121,7 +121,9 @@ def wait_ready(channel: grpc.Channel, until: Deadline) -> State:
             return now
         with suppress(ValueError):  # closed a moment ago: the next look will tell
             connect(channel)
-            _inner(channel).watch_connectivity_state(now.value, time.time() + min(LOOK, left))
+            _inner(channel).watch_connectivity_state(
+                now.value, time.time() + min(LOOK, until.pulse, left)
+            )
 
 
 def why(channel: grpc.Channel) -> str:

@@ -251,7 +251,7 @@ class Fleet:
             if until.expired:
                 raise Waited(monotonic() - began)
             if dialing is not None:
-                dialing.wait(max(0.0, min(until.remaining(), threading.TIMEOUT_MAX)))
+                dialing.wait(until.stretch())
 
     def _connect_all(self, until: Deadline) -> None:
         """Have all channels connect side by side, and wait for them; raise when not one can.

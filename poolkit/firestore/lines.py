@@ -95,7 +95,7 @@ class Lines:
             line.waiting.append((turn, event))
         patience = PATIENCE_HOLDING if turn.held else PATIENCE
         try:
-            event.wait(max(0.0, min(patience, deadline.remaining())))
+            Deadline.after(patience).earlier(deadline).wait(event)
         finally:
             with self._lock:
                 if event.is_set() or line.owner is turn:

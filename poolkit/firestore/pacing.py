@@ -47,8 +47,8 @@ class Pacer:
             return not deadline.expired
         if wait >= deadline.remaining():
             return False
-        self._sleep(wait)
-        return True
+        deadline.sleep(wait, self._sleep)
+        return not deadline.expired
 
     def _reserve_locked(self, count: int) -> float:
         """Reserve *count* writes, and return in how many seconds they may go."""

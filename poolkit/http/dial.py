@@ -92,7 +92,7 @@ def _first_to_answer(addresses: Sequence[Found], until: Deadline) -> BoundedSock
                 raise TimeoutError("the connection was not made in time")
             if left:
                 wait = min(wait, max(0.0, next_start - monotonic()))
-            for fileno, _ in poll.poll(min(wait, 60.0) * 1000 + 1):
+            for fileno, _ in poll.poll(min(wait, until.pulse, 60.0) * 1000 + 1):
                 poll.unregister(fileno)
                 sock = trying.pop(fileno)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

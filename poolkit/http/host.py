@@ -9,7 +9,7 @@ from time import monotonic
 from urllib3.exceptions import HTTPError
 
 from ..core.deadline import Deadline
-from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown, PoolKitError
+from ..core.errors import DeadlineExceeded, PoolKitError
 from ..core.events import Events
 from ..core.node import Node
 from ..core.retry import Phase, Retrier, RetryPolicy, Try
@@ -191,6 +191,4 @@ def _too_late(request: Request, deadline: Deadline, *, sent: bool = True) -> Dea
     error = deadline.exceeded(str(request), stage="running")
     if request.idempotent or not sent:
         return error
-    return DeadlineOutcomeUnknown(
-        f"{error}; its answer was lost, so it may have taken effect or not", stage="running"
-    )
+    return error.in_doubt("; its answer was lost, so it may have taken effect or not")

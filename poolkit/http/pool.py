@@ -256,7 +256,9 @@ class HttpPool(Pool[HttpConfig, Running]):
         around = ambient()
         if timeout is not None:
             return Deadline.after(checks.seconds("timeout", timeout, forever=True)).earlier(around)
-        return Deadline.after(self.config.request_timeout) if around.never else around
+        if around.never:
+            return Deadline.after(self.config.request_timeout).earlier(around)
+        return around
 
 
 class Streamed:

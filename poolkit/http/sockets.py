@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.deadline import NEVER, Deadline
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     _Socket = socket.socket
 else:
     _Socket = object
+
+ResultT = TypeVar("ResultT")
 
 _PIECE = 64 * 1024
 """Bytes handed to TLS at a time, since it looks at the time-out anew for each record, not for the whole."""
@@ -27,31 +30,36 @@ class _Bounded(_Socket):
     deadline: Deadline = NEVER
 
     def recv(self, *args: Any) -> bytes:
-        self._wait_at_most()
-        return super().recv(*args)
+        return self._in_time(super().recv, *args)
 
     def recv_into(self, *args: Any) -> int:
-        self._wait_at_most()
-        return super().recv_into(*args)
+        return self._in_time(super().recv_into, *args)
 
     def send(self, *args: Any) -> int:
-        self._wait_at_most()
-        return super().send(*args)
+        return self._in_time(super().send, *args)
 
-    def _wait_at_most(self) -> None:
-        """Let the next call take the time that is left."""
-        left = self.deadline.remaining()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        self.settimeout(left if left < _FOREVER else None)
+    def _in_time(self, call: Callable[..., ResultT], *args: Any) -> ResultT:
+        """Return what *call* returns, in the time that is left."""
+        while True:
+            left = self.deadline.remaining()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            left = min(left, self.deadline.pulse)
+            self.settimeout(left if left < _FOREVER else None)
+            try:
+                return call(*args)
+            except TimeoutError:  # it is over, or another look is due
+                continue
 
 
 class BoundedSocket(_Bounded, socket.socket):
     """A TCP or Unix-domain socket that keeps ``deadline``."""
 
-    def sendall(self, *args: Any) -> None:
-        self._wait_at_most()
-        super().sendall(*args)  # bounds the whole, not each piece
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        with memoryview(data) as view, view.cast("B") as octets:
+            at = 0
+            while at < len(octets):
+                at += self.send(octets[at:], flags)
 
 
 class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
@@ -61,8 +69,6 @@ class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
     def _create(cls, sock: socket.socket, *args: Any, **options: Any) -> BoundedTlsSocket:
         """Make one of *sock*, and shake hands, within the deadline of that."""
         deadline = sock.deadline if isinstance(sock, _Bounded) else NEVER
-        if isinstance(sock, _Bounded):
-            sock._wait_at_most()
         shakes = options.pop("do_handshake_on_connect", True)
         made: BoundedTlsSocket = super()._create(  # type: ignore[misc]
             sock, *args, do_handshake_on_connect=False, **options
@@ -70,7 +76,7 @@ class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
         made.deadline = deadline
         if shakes:
             try:
-                made.do_handshake()
+                made._in_time(made.do_handshake)
             except BaseException:  # ssl would leave it open after a Ctrl-C
                 made.close()
                 raise

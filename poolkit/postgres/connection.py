@@ -9,6 +9,7 @@ import select
 import threading
 from collections.abc import Callable
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -19,7 +20,7 @@ from psycopg.rows import RowFactory, tuple_row
 
 from ..core.combining import SILENCE
 from ..core.deadline import NEVER, Deadline, ambient
-from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown
+from ..core.errors import DeadlineExceeded
 from ..core.lease import Lease
 from ..core.retry import Phase
 from .cursors import PooledCursor, PooledServerCursor
@@ -161,7 +162,7 @@ class PooledConnection(psycopg.Connection[Any]):
                 raise deadline.exceeded(self.label, stage="running")
             bound = min(left, self.patience)
         if timeout is not None and timeout <= bound:
-            return super().wait(gen, interval, timeout)
+            return self._wait_for(gen, interval, timeout, deadline)
         silence = self.silence
         if silence is not None and bound > SILENCE:
             try:
@@ -171,7 +172,7 @@ class PooledConnection(psycopg.Connection[Any]):
                 silence()
                 bound -= SILENCE
         try:
-            return super().wait(gen, interval, bound if bound != inf else None)
+            return self._wait_for(gen, interval, bound, deadline)
         except errors._WaitTimeout:
             return self._overdue(gen, interval, timeout, deadline, bound)
 
@@ -359,6 +360,23 @@ class PooledConnection(psycopg.Connection[Any]):
 
     # -- private -----------------------------------------------------------------------------------
 
+    def _wait_for(
+        self, gen: PQGen[ValueT], interval: float, seconds: float, deadline: Deadline
+    ) -> ValueT:
+        """Wait for *gen* at most so many *seconds*, looking now and then whether *deadline* was cancelled."""
+        if not deadline.cancellations:
+            return super().wait(gen, interval, seconds if seconds != inf else None)
+        until = monotonic() + seconds
+        while True:
+            left = min(until, deadline.at) - monotonic()
+            try:
+                return super().wait(gen, interval, max(0.0, min(left, deadline.pulse)))
+            except errors._WaitTimeout:
+                if deadline.expired and self.pgconn.transaction_status != ACTIVE:
+                    raise deadline.exceeded(self.label, stage="running") from None
+                if left <= deadline.pulse:
+                    raise
+
     def _set_back(self) -> None:
         """Undo what the borrower may have set on the Python side."""
         self.exposed = False
@@ -392,12 +410,11 @@ class PooledConnection(psycopg.Connection[Any]):
             left = inf if timeout is None else timeout - bound
             more = max(0.0, min(left, deadline.remaining()))
             try:
-                return super().wait(gen, interval, more if more != inf else None)
+                return self._wait_for(gen, interval, more, deadline)
             except errors._WaitTimeout:
                 if left <= more:
                     raise
                 raise deadline.exceeded(self.label, stage="running") from None
-        late = deadline if deadline.expired else Deadline.after(0.0)
         until = Deadline.after(CANCEL_GRACE)
         confirmed = False
         if self.cancel_now(until):
@@ -408,21 +425,18 @@ class PooledConnection(psycopg.Connection[Any]):
                 confirmed = True
             except errors._WaitTimeout:
                 pass
-        what = self.label
         if deadline.expired:
-            message = str(late.exceeded(what, stage="running"))
+            told = deadline.exceeded(self.label, stage="running")
         else:
-            message = f"{what}: no answer within {bound:g} s (statement_timeout)"
+            text = f"{self.label}: no answer within {bound:g} s (statement_timeout)"
+            told = DeadlineExceeded(text, stage="running")
         phase = self.phase
         unknown = phase is Phase.IN_PARTS or not (confirmed or phase is Phase.IN_TRANSACTION)
         if not confirmed:
             self.retire()
         if unknown:
-            raise DeadlineOutcomeUnknown(
-                f"{message}, and it may have taken effect, wholly or in part",
-                stage="running",
-            )
-        raise DeadlineExceeded(message, stage="running")
+            raise told.in_doubt(", and it may have taken effect, wholly or in part")
+        raise told
 
     def _cancel_in_background(self) -> None:
         if capabilities.has_cancel_safe():
@@ -455,4 +469,4 @@ class PooledConnection(psycopg.Connection[Any]):
 def _grace() -> Deadline:
     """Return until when cleaning up may take: a little longer than the deadline in force, and bounded."""
     deadline = ambient()
-    return Deadline.after(CLEAN_UP).earlier(Deadline(deadline.at + CANCEL_GRACE, CANCEL_GRACE))
+    return Deadline.after(CLEAN_UP).earlier(deadline.grace(CANCEL_GRACE))

@@ -286,7 +286,7 @@ class Generation:
     def _wait_in_driver(self, until: Deadline) -> PooledConnection:
         while True:
             try:
-                return self._pool.getconn(timeout=max(until.remaining(), 0.000_001))
+                return self._pool.getconn(timeout=max(until.stretch(), 0.000_001))
             except psycopg_pool.PoolTimeout:
                 if until.expired:
                     raise

@@ -189,7 +189,7 @@ class PostgresFlight:
         told = deadline.exceeded(self._conn.label, stage="running")
         if stopped:
             return told
-        return DeadlineOutcomeUnknown(f"{told}, and it may have taken effect", stage="running")
+        return told.in_doubt(", and it may have taken effect")
 
     # -- private -------------------------------------------------------------------------------------
 

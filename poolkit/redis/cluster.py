@@ -329,7 +329,8 @@ class Cluster:
             with self._lock:
                 thread = self._looking
             if thread is not None:
-                thread.join(max(0.0, min(until.remaining(), threading.TIMEOUT_MAX)))
+                while thread.is_alive() and not until.expired:
+                    thread.join(until.stretch())
         while not self._slots or self._outage.cause is not None:
             if self._ended:
                 raise PoolClosed(f"pool {self._config.name!r} is closed; make a new one")

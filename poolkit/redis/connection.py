@@ -21,14 +21,13 @@ from redis.exceptions import ExecAbortError, MovedError, ReadOnlyError
 from redis.utils import HIREDIS_AVAILABLE, SENTINEL
 
 from ..core.deadline import NEVER, Deadline, ambient
-from ..core.errors import DeadlineOutcomeUnknown
 from ..core.lease import Lease
 from ..core.node import Node
 from ..core.resolving import resolve
 from .commands import Argument, Command, Session, Traits, traits_of
 from .failures import NotSent
 from .handshake import greet
-from .wire import PlainWire, TlsWire, Wire
+from .wire import PlainWire, TlsWire, Wire, connect, shake_hands
 
 pack_fast: Callable[[tuple[Any, ...]], bytes] | None = None
 if HIREDIS_AVAILABLE:
@@ -127,7 +126,7 @@ class PooledConnection(AbstractConnection):
     def _connect(self) -> Wire:
         kind = TlsWire if isinstance(self, redis.SSLConnection) else PlainWire
         self._wire = kind(self._reach())
-        self._wire.until = self.connect_until
+        self._wire.bound(self.connect_until, ambient())
         return self._wire
 
     def _reach(self) -> socket.socket:
@@ -262,13 +261,14 @@ class PooledConnection(AbstractConnection):
         left = max(0.0, limit.remaining())
         if super().can_read(min(timeout, left)):
             return True
-        if left < timeout:
+        if left < timeout or limit.expired:
             raise limit.exceeded(f"Redis at {self._host_error()}", stage="running")
         return False
 
     def _wait_for_messages(self) -> None:
         """Have time for more than the answer to a command, and note who waits: the thread that subscribed may end."""
-        self._wire.until = ambient().at
+        limit = ambient()
+        self._wire.bound(limit.at, limit)
         lease = self.lease
         if lease is not None:
             lease.user = threading.current_thread()
@@ -283,7 +283,7 @@ class PooledConnection(AbstractConnection):
             raise redis.ConnectionError("the connection was lost")
         self._owed += count
         self._wire.silence = None
-        self._wire.until = monotonic() + self.command_timeout
+        self._wire.bound(monotonic() + self.command_timeout)
         try:
             self._wire.sendall(packed)
         except OSError as error:
@@ -300,7 +300,7 @@ class PooledConnection(AbstractConnection):
         if self._sock is None:
             raise redis.ConnectionError("the connection was lost")
         replies: list[Any] = []
-        self._wire.until = until
+        self._wire.bound(until)
         parser = self._parser
         gets = parser._reader.gets
         try:
@@ -429,7 +429,8 @@ class PooledConnection(AbstractConnection):
         limit = ambient()
         if limit.at <= now:
             raise limit.exceeded("Redis", stage="running")
-        self._wire.until = min(until.at, limit.at, now + self.command_timeout + traits.blocks(args))
+        patience = self.command_timeout + traits.blocks(args)
+        self._wire.bound(min(until.at, now + patience), limit)
         self._doubtful = (self._owed > 0 and self._doubtful) or not traits.repeatable(args)
         self._owed += 1
         session = traits.session
@@ -493,9 +494,7 @@ class PooledConnection(AbstractConnection):
                 raise redis.TimeoutError(f"no answer from {self._host_error()} in time") from error
             told = limit.exceeded(f"Redis at {self._host_error()}", stage="running")
             if self._doubtful:
-                raise DeadlineOutcomeUnknown(
-                    f"{told}, so it may have taken effect or not", stage="running"
-                ) from error
+                raise told.in_doubt(", so it may have taken effect or not") from error
             raise told from error
         if isinstance(error, OSError):
             raise redis.ConnectionError(
@@ -521,7 +520,7 @@ class _InternetConnection(PooledConnection):
     def _reach(self) -> socket.socket:
         """Connect as redis-py does, to the first address that can be reached; but find these in time."""
         problem = OSError("this host has no addresses")
-        until = Deadline.after(self.socket_connect_timeout)
+        until = Deadline.after(self.socket_connect_timeout).earlier(ambient())
         for family, kind, protocol, _, address in resolve(self.host, self.port, until):
             sock = socket.socket(family, kind, protocol)
             try:
@@ -530,8 +529,7 @@ class _InternetConnection(PooledConnection):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                     for option, value in self.socket_keepalive_options.items():
                         sock.setsockopt(socket.IPPROTO_TCP, option, value)
-                sock.settimeout(self.socket_connect_timeout)
-                sock.connect(address)
+                connect(sock, address, until)
             except OSError as error:
                 sock.close()
                 problem = error
@@ -562,8 +560,15 @@ class TlsConnection(_InternetConnection, redis.SSLConnection):
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
         """Wrap with the pool's own context: making one for each connection would read all CAs each time."""
-        sock.settimeout(self.socket_connect_timeout)
-        return self.context.wrap_socket(sock, server_hostname=self.host)
+        made = self.context.wrap_socket(
+            sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        try:
+            shake_hands(made, Deadline.after(self.socket_connect_timeout).earlier(ambient()))
+        except BaseException:
+            made.close()
+            raise
+        return made
 
 
 class UnixConnection(PooledConnection, redis.UnixDomainSocketConnection):

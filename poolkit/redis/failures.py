@@ -7,7 +7,14 @@ import ssl
 import redis
 from redis import exceptions
 
-from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown, OutcomeUnknown, PoolKitError
+from ..core.errors import (
+    Cancelled,
+    CancelledOutcomeUnknown,
+    DeadlineExceeded,
+    DeadlineOutcomeUnknown,
+    OutcomeUnknown,
+    PoolKitError,
+)
 from ..core.retry import OWN, Again, Phase, Verdict
 
 _NOT_RUN = Verdict(Again.SAFE)
@@ -54,6 +61,8 @@ def classify_alone(error: BaseException, phase: Phase) -> Verdict:
 def part_has_run(error: Exception) -> OutcomeUnknown:
     """Return the error for a pipeline of which a part has run already, and another part met *error*."""
     text = f"only a part of the pipeline is known to have run: {error}"
+    if isinstance(error, Cancelled):
+        return CancelledOutcomeUnknown(text, stage=error.stage)
     if isinstance(error, DeadlineExceeded):
         return DeadlineOutcomeUnknown(text, stage=error.stage)
     return OutcomeUnknown(text)

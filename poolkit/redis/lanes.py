@@ -12,7 +12,6 @@ from typing import Any
 import redis
 
 from ..core.deadline import Deadline
-from ..core.errors import DeadlineOutcomeUnknown
 from .commands import Argument, Traits
 from .connection import PooledConnection, pack_fast
 from .failures import NotSent
@@ -105,6 +104,4 @@ class RedisFlight:
         asked = self._asked[at]
         if asked.traits.repeatable(asked.args):
             return told
-        return DeadlineOutcomeUnknown(
-            f"{told}, so it may have taken effect or not", stage="running"
-        )
+        return told.in_doubt(", so it may have taken effect or not")

@@ -5,15 +5,19 @@ redis-py's connections read and write through it, so that whatever they do keeps
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import select
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from ..core.combining import SILENCE
+from ..core.deadline import NEVER, Deadline
 
 LONGEST = 3600.0
 """Seconds of one wait in the kernel; longer ones are several."""
@@ -22,11 +26,40 @@ SLACK = 0.010
 """Seconds that a wait may end late, to spare a system call."""
 
 
+def connect(sock: socket.socket, address: Any, until: Deadline) -> None:
+    """Connect *sock* to *address*, *until* then at the latest. Raises :class:`OSError`."""
+    sock.setblocking(False)
+    code = sock.connect_ex(address)
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    while code == errno.EINPROGRESS:
+        if until.expired:
+            raise TimeoutError("timed out")
+        if poller.poll(min(until.stretch(), LONGEST) * 1000 + 1):
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def shake_hands(sock: ssl.SSLSocket, until: Deadline) -> None:
+    """Do the handshake of TLS, *until* then at the latest. Raises :class:`OSError`."""
+    while True:
+        sock.settimeout(max(0.001, min(until.stretch(), LONGEST)))
+        try:
+            sock.do_handshake()
+        except TimeoutError:
+            if until.expired:
+                raise
+        else:
+            return
+
+
 class Wire:
-    """A socket; no wait of it goes on after ``until``, an instant of :func:`time.monotonic`."""
+    """A socket; no wait of it goes on after ``until``, an instant of :func:`time.monotonic`, or its ``deadline``."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.until = math.inf
+        self.deadline = NEVER
         self.sent = 0
         self.silence: Callable[[], None] | None = None
         """Called, once, if nothing has come for :data:`~poolkit.core.combining.SILENCE` seconds."""
@@ -35,6 +68,11 @@ class Wire:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
+
+    def bound(self, until: float, deadline: Deadline = NEVER) -> None:
+        """Have waits end at the instant *until*, or at *deadline*, which may be cancelled."""
+        self.until = until
+        self.deadline = deadline
 
     def settimeout(self, seconds: float | None) -> None:
         """Wait for at most *seconds* from now; what redis-py sets for a single read."""
@@ -73,10 +111,11 @@ class Wire:
         raise NotImplementedError
 
     def _left(self) -> float:
-        left = self.until - monotonic()
+        deadline = self.deadline
+        left = min(self.until, deadline.at) - monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
-        return min(left, LONGEST if self.silence is None else SILENCE)
+        return min(left, LONGEST if self.silence is None else SILENCE, deadline.pulse)
 
     def _was_silent(self) -> None:
         silence, self.silence = self.silence, None
