@@ -6,13 +6,15 @@ import logging
 import os
 import socket
 import sys
-from typing import Any
 
 import anyio
 from mcp.server.mcpserver import Context
 
 from poolkit import PoolKit
 from poolkit.hosts.mcp import PooledServer, Pools
+
+# Before the server is made, which would have it fold its lines.
+logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(name)s %(message)s")
 
 pools = Pools(
     PoolKit.from_env(http=os.environ.get("SHOP_HTTP") is not None),
@@ -42,22 +44,10 @@ async def sleep_async(mark: str) -> str:
 
 
 @server.tool()
-def leak() -> str:
-    """Forget a connection."""
-    block = pools.postgres.connection()
-    block.__enter__()
-    kept.append(block)
-    return "forgotten"
-
-
-@server.tool()
 def state() -> dict[str, int]:
     """Tell how the database's pool is."""
     stats = pools.postgres.stats()
-    return {"in_use": stats.in_use, "waiting": stats.waiting, "leaked": stats.leaked}
-
-
-kept: list[Any] = []
+    return {"in_use": stats.in_use, "waiting": stats.waiting}
 
 
 def pools_of(ctx: Context[PoolKit]) -> PoolKit:
@@ -79,7 +69,6 @@ async def serve_http(descriptor: int, *, json: bool) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(name)s %(message)s")
     if sys.argv[1] == "stdio":
         server.run("stdio")
     else:

@@ -10,7 +10,7 @@ from mcp import Client
 from mcp.client.stdio import stdio_client
 
 from ..core.support import eventually
-from .mcp_support import Watch, happens, over_http, over_stdio, run, said
+from .mcp_support import Watch, happens, over_http, over_stdio, run
 
 MODERN, LEGACY = "auto", "legacy"
 
@@ -71,11 +71,13 @@ def wire(request, conninfo, tmp_path):
         "POOLKIT_POSTGRES_MAX_SIZE": "2",
         "POOLKIT_POSTGRES_ACQUIRE_TIMEOUT": "20",
         "POOLKIT_POSTGRES_STATEMENT_TIMEOUT": "60",
+        "POOLKIT_POSTGRES_COMBINE": "false",
     }
     with wired(kind, mode, tmp_path / "log", **settings) as wire:
         yield wire
 
 
+@pytest.mark.parametrize("wire", [("stdio", LEGACY), ("http", MODERN)], indirect=True)
 def test_a_tool_is_called_and_nothing_is_left_when_the_server_ends(wire, watch):
     async def main():
         async with wire.client() as client:
@@ -136,19 +138,6 @@ def test_a_client_that_goes_ends_its_query(wire, watch):
 
     run(main)
     eventually(lambda: watch.running("mark-gone") == 0)
-
-
-def test_a_forgotten_connection_is_taken_back_and_told_with_the_tools_name(wire):
-    async def main():
-        async with wire.client() as client:
-            for _ in range(3):  # one more than there are
-                assert said(await client.call_tool("leak")) == "forgotten"
-            state = (await client.call_tool("state")).structured_content
-            assert state == {"in_use": 0, "waiting": 0, "leaked": 3}
-
-    run(main)
-    wire.stop()
-    assert wire.log.read_text().count("was reclaimed: tool 'leak' ended") == 3
 
 
 async def reaches(client, **wanted):

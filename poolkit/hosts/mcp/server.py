@@ -33,7 +33,9 @@ class PooledServer(MCPServer[StateT]):
     """
 
     @overload
-    def __init__(self: PooledServer[PoolKit], *args: Any, pools: Pools, **settings: Any) -> None: ...
+    def __init__(
+        self: PooledServer[PoolKit], *args: Any, pools: Pools, **settings: Any
+    ) -> None: ...
 
     @overload
     def __init__(

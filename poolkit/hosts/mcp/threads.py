@@ -1,8 +1,8 @@
 """Worker threads for calls that block, and what becomes of such a call when its client gives it up.
 
-A thread can't be interrupted; but the waits of pools can, by a :class:`~poolkit.Cancellation`. So the coroutine does
-not wait for its thread behind a shield, as ``anyio.to_thread`` has it: it hears that it is cancelled, stops the waits of
-the thread, and goes when the thread has come back.
+A thread can't be interrupted; but the waits of pools can, by a :class:`~poolkit.Cancellation`. So a coroutine does not
+wait for its thread behind a shield, as is usual with ``anyio.to_thread``: it hears that it is cancelled, ends the waits
+of the thread, and goes when the thread has come back.
 """
 
 from __future__ import annotations
