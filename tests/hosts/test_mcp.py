@@ -74,7 +74,7 @@ def test_the_kit_is_open_while_a_client_is_there(server, kit, mode):
 def test_the_kit_stays_open_until_the_last_of_two_clients_has_gone(server, pools):
     @server.tool()
     def one() -> int:
-        return pools.postgres.query_one("select 1")[0]
+        return pools.postgres.query_one("select 1", idempotent=True)[0]
 
     async def main():
         async with Client(server) as second:
@@ -90,7 +90,7 @@ def test_the_kit_stays_open_until_the_last_of_two_clients_has_gone(server, pools
 def test_a_later_client_finds_a_new_kit_with_the_same_settings(server, pools, kit):
     @server.tool()
     def one() -> int:
-        return pools.postgres.query_one("select 1")[0]
+        return pools.postgres.query_one("select 1", idempotent=True)[0]
 
     async def main():
         async with Client(server) as client:
@@ -372,7 +372,7 @@ def test_an_exhausted_pool_is_told_as_busy(conninfo):
 
     @server.tool()
     def one() -> int:
-        return pools.postgres.query_one("select 1")[0]
+        return pools.postgres.query_one("select 1", idempotent=True)[0]
 
     async def main():
         async with Client(server) as client:
@@ -398,7 +398,7 @@ def test_a_database_that_is_down_is_told_and_is_used_again_when_it_is_back(own_p
 
     @server.tool()
     def one() -> int:
-        return pools.postgres.query_one("select 1")[0]
+        return pools.postgres.query_one("select 1", idempotent=True)[0]
 
     async def main():
         async with Client(server) as client:
