@@ -206,5 +206,3 @@ def _request(tool: str, arguments: dict[str, Any]) -> bytes:
         f"Mcp-Method: tools/call\r\nMcp-Name: {tool}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-

@@ -1,7 +1,8 @@
-"""The MCP servers that bench_mcp.py measures: ``python -m benchmarks.mcp_shop noop|pooled FD``, settings from the environment.
+"""The MCP servers that bench_mcp.py measures: ``python -m benchmarks.mcp_shop noop|pooled FD``.
 
-``noop`` is a plain server, as the mcp package has it, with a tool that does nothing; ``pooled`` has one that asks Redis,
-Postgres and a service over HTTP. Both run in one process of uvicorn each, with the same settings.
+``noop`` is a plain server, as the mcp package has it, with a tool that does nothing; ``pooled`` has one that asks
+Redis, Postgres and a service over HTTP, where the environment says. Each runs in one process of uvicorn, with the
+same settings.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Where pools are used: web frameworks, MCP servers, a page to watch them."""
+"""At home where programs run: WSGI servers, Flask, MCP servers, a page to watch the pools."""

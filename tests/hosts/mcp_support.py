@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -41,9 +42,19 @@ async def happens(condition: Callable[[], Any]) -> None:
 
 
 def said(result: Any) -> str:
-    """Return the text of a result."""
+    """Return the text of a result, without its reference to the log."""
     assert isinstance(result, CallToolResult)
-    return "\n".join(part.text for part in result.content)
+    return re.sub(
+        r" \(Reference [0-9a-f]{8}\.\)", "", "\n".join(part.text for part in result.content)
+    )
+
+
+def failure(result: Any) -> dict[str, Any]:
+    """Return what a program is told of a failure."""
+    assert result.is_error
+    told = dict(result.meta["poolkit/failure"])
+    assert f"(Reference {told.pop('reference')}.)" in result.content[0].text
+    return told
 
 
 def environment(**settings: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -18,15 +19,14 @@ from poolkit import (
     ConfigError,
     DeadlineExceeded,
     OutcomeUnknown,
+    PoolClosed,
     PoolKit,
     PoolOverloaded,
 )
 from poolkit.hosts.mcp import CallFailed, PooledServer, Pools
 from poolkit.hosts.mcp.failures import explained
 
-from .mcp_support import happens, run, said
-
-FAILURE = "poolkit/failure"
+from .mcp_support import failure, happens, run, said
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_a_call_ends_at_its_deadline_and_says_that_it_may_be_repeated(kit):
                     "The database took too long: the call was stopped after the 0.2 s that it may take, "
                     "while running. It may be tried again; asking for less may help."
                 )
-                assert result.meta[FAILURE] == {
+                assert failure(result) == {
                     "reason": "too_slow",
                     "retryable": True,
                     "retryAfter": None,
@@ -380,7 +380,7 @@ def test_an_exhausted_pool_is_told_as_busy(conninfo):
                 result = await client.call_tool("one")
             assert result.is_error
             assert said(result) == "The database is busy. Try again in 2 s."
-            assert result.meta[FAILURE] == {"reason": "busy", "retryable": True, "retryAfter": 2.0}
+            assert failure(result) == {"reason": "busy", "retryable": True, "retryAfter": 2.0}
             assert said(await client.call_tool("one")) == "1"
 
     run(main)
@@ -407,14 +407,17 @@ def test_a_database_that_is_down_is_told_and_is_used_again_when_it_is_back(own_p
             result = await client.call_tool("one")
             assert result.is_error
             assert said(result) == "The database can't be reached at the moment. Try again in 2 s."
-            assert result.meta[FAILURE]["reason"] == "unreachable"
+            assert failure(result)["reason"] == "unreachable"
             await anyio.to_thread.run_sync(database.start)
-            while (result := await client.call_tool("one")).is_error:
+            while (result := await client.call_tool("one")).is_error:  # noqa: ASYNC110
                 await anyio.sleep(0.05)
             assert said(result) == "1"
 
     run(main)
-    assert "tool 'one': BackendUnavailable: pool '127.0.0.1/" in caplog.text
+    assert re.search(
+        r"tool 'one' failed, unreachable \(reference [0-9a-f]{8}\): BackendUnavailable: pool '127.0.0.1/",
+        caplog.text,
+    )
     assert "Traceback" not in caplog.text
 
 
@@ -425,6 +428,7 @@ def test_a_database_that_is_down_is_told_and_is_used_again_when_it_is_back(own_p
         (BackendUnavailable("host-7", retry_after=7.2), "unreachable", "Try again in 8 s"),
         (BackendUnavailable("host-7"), "unreachable", "Don't try again; tell the user"),
         (DeadlineExceeded("host-7", stage="waiting"), "too_slow", "while waiting"),
+        (PoolClosed("host-7"), "closing", "is being shut down. Try again in 2 s"),
         (OutcomeUnknown("host-7"), "outcome_unknown", "may or may not have happened"),
     ],
 )
@@ -439,7 +443,7 @@ def test_each_error_is_told_so_that_a_model_can_act_on_it(server, error, reason,
             assert result.is_error
             assert words in said(result)
             assert "host-7" not in said(result)
-            assert result.meta[FAILURE]["reason"] == reason
+            assert failure(result)["reason"] == reason
             assert result.structured_content is None
 
     run(main)
@@ -491,7 +495,7 @@ def test_other_errors_are_left_to_the_server(server, pools, caplog):
                 result = await client.call_tool(tool)
                 assert result.is_error
                 assert said(result) == f"Error executing tool {tool}"
-                assert FAILURE not in (result.meta or {})
+                assert "poolkit/failure" not in (result.meta or {})
 
     run(main)
     for name in ("ConfigError", "KeyError", "DivisionByZero"):
@@ -572,7 +576,7 @@ def test_only_so_many_calls_have_a_thread_and_others_wait_for_one_until_their_de
             assert pools.threads.busy == 2
 
             result = await client.call_tool("hurried")
-            assert result.meta[FAILURE]["reason"] == "too_slow"
+            assert failure(result)["reason"] == "too_slow"
             assert "while waiting" in said(result)
 
             assert len(begun) == 2

@@ -15,10 +15,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ...core.deadline import Cancellation, Deadline, deadline
 from ...core.errors import PoolKitError
 from ...kit.backends import AnyPool
-from .failures import explained
+from .failures import CallFailed, explained
 from .threads import Threads
 
-logger = logging.getLogger("poolkit.mcp")
+logger = logging.getLogger("poolkit.hosts")
 
 MARK = "__poolkit_bounded__"
 """Set on functions that are bounded already."""
@@ -59,7 +59,7 @@ def bounded(
                 told = explained(error, until.budget)
                 if told is None:
                     raise
-                _log(what, error)
+                _log(what, error, told)
                 raise told from error
 
     setattr(bound, MARK, True)
@@ -78,14 +78,17 @@ def is_async(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
-def _log(what: str, error: PoolKitError) -> None:
+def _log(what: str, error: PoolKitError, told: CallFailed) -> None:
     """Log all of *error*. Its traceback only for who debugs: in an outage, many of them would be the next one."""
     logger.warning(
-        "%s: %s: %s",
+        "%s failed, %s (reference %s): %s: %s",
         what,
+        told.reason,
+        told.reference,
         type(error).__name__,
         error,
         exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+        extra={"reference": told.reference},
     )
 
 
@@ -101,12 +104,20 @@ async def _in_thread(
         try:
             return work()
         finally:
-            for pool in within.in_use:
-                pool.recall(since=began, reason=f"{what} ended")
+            _recall(within.in_use, since=began, reason=f"{what} ended")
 
     return await within.threads.run(
         leaving_nothing, name=what, until=until, cancellation=cancellation
     )
+
+
+def _recall(pools: Iterable[AnyPool], *, since: float, reason: str) -> None:
+    """Take back what this thread got at *since* or later, and still holds. Never raises."""
+    for pool in pools:
+        try:
+            pool.recall(since=since, reason=reason)
+        except Exception:
+            logger.exception("pool %r: what %s could not be taken back", pool.name, reason)
 
 
 async def _awaited(

@@ -6,6 +6,7 @@ The messages of poolkit's errors are for the log: they name hosts, threads and l
 from __future__ import annotations
 
 import math
+import secrets
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from ...core.errors import (
     BackendUnavailable,
     DeadlineExceeded,
     OutcomeUnknown,
+    PoolClosed,
     PoolKitError,
     PoolOverloaded,
     PoolTimeout,
@@ -36,14 +38,16 @@ ANYBODY = "A service behind this tool"
 class CallFailed(ToolError, ResourceError):
     """A call failed because of the pools; the text is for the model, ``__cause__`` is the pool's error.
 
-    ``reason`` is ``busy``, ``unreachable``, ``too_slow`` or ``outcome_unknown``. ``retryable`` says whether the same
-    call may succeed, and do no harm, if it is made again: after ``retry_after`` seconds, if that is not None.
+    ``reason`` is ``busy``, ``unreachable``, ``too_slow``, ``outcome_unknown`` or ``closing``. ``retryable`` says
+    whether what failed may be asked for again: after ``retry_after`` seconds, if that is not None. ``reference`` is
+    in the log, beside all that there is to say.
     """
 
     def __init__(
         self, text: str, *, reason: str, retryable: bool, retry_after: float | None = None
     ) -> None:
-        super().__init__(text)
+        self.reference = secrets.token_hex(4)
+        super().__init__(f"{text} (Reference {self.reference}.)")
         self.reason = reason
         self.retryable = retryable
         self.retry_after = retry_after
@@ -54,6 +58,7 @@ class CallFailed(ToolError, ResourceError):
             "reason": self.reason,
             "retryable": self.retryable,
             "retryAfter": self.retry_after,
+            "reference": self.reference,
         }
 
 
@@ -81,6 +86,13 @@ def explained(error: PoolKitError, seconds: float) -> CallFailed | None:
         return CallFailed(
             f"{who} is busy. Try again in {RETRY_AFTER:g} s.",
             reason="busy",
+            retryable=True,
+            retry_after=RETRY_AFTER,
+        )
+    if isinstance(error, PoolClosed):
+        return CallFailed(
+            f"The server is being shut down. Try again in {RETRY_AFTER:g} s.",
+            reason="closing",
             retryable=True,
             retry_after=RETRY_AFTER,
         )

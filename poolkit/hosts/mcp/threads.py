@@ -19,7 +19,7 @@ from anyio import from_thread, to_thread
 
 from ...core.deadline import Cancellation, Deadline
 
-logger = logging.getLogger("poolkit.mcp")
+logger = logging.getLogger("poolkit.hosts")
 
 GRACE = 5.0
 """Seconds that a cancelled call may take to come back, before it is left to itself."""
