@@ -258,10 +258,13 @@ class PooledConnection(AbstractConnection):
         self.connect()
         self._wait_for_messages()
         limit = ambient()
-        left = max(0.0, limit.remaining())
-        if super().can_read(min(timeout, left)):
+        until = Deadline.after(timeout).earlier(limit)
+        while not super().can_read(until.stretch()):
+            if until.expired:
+                break
+        else:
             return True
-        if left < timeout or limit.expired:
+        if timeout > 0 and limit.expired:
             raise limit.exceeded(f"Redis at {self._host_error()}", stage="running")
         return False
 

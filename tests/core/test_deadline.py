@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import contextvars
 import math
+import pickle
+import signal
 import sys
+import threading
 import time
 
 import pytest
 
-from poolkit import ConfigError, Deadline, DeadlineExceeded, deadline
+from poolkit import (
+    Cancellation,
+    Cancelled,
+    CancelledOutcomeUnknown,
+    ConfigError,
+    Deadline,
+    DeadlineExceeded,
+    DeadlineOutcomeUnknown,
+    OutcomeUnknown,
+    deadline,
+)
 from poolkit.core import deadline as deadline_module
-from poolkit.core.deadline import NEVER, ambient
+from poolkit.core.deadline import NEVER, PULSE, ambient
 
 from .support import LONG, Task
 
@@ -83,8 +96,9 @@ class _Struck(BaseException):
     """What an interruption raises."""
 
 
+@pytest.mark.parametrize("cancellation", [None, Cancellation()])
 @pytest.mark.parametrize("outer", [0.5, 50])
-def test_an_interruption_at_any_point_leaves_no_deadline_behind(outer):
+def test_an_interruption_at_any_point_leaves_no_deadline_behind(outer, cancellation):
     points = 0
     struck = True
     while struck:
@@ -104,7 +118,7 @@ def test_an_interruption_at_any_point_leaves_no_deadline_behind(outer):
         with deadline(outer) as limit:
             sys.setprofile(strike)
             try:
-                with deadline(5):
+                with deadline(5, cancellation=cancellation):
                     pass
             except _Struck:
                 pass
@@ -156,3 +170,204 @@ def test_exceeded_names_the_budget_and_the_stage():
 def test_repr_tells_what_is_left():
     assert repr(NEVER) == "Deadline(never)"
     assert repr(Deadline.after(5)).startswith("Deadline(5 s, ")
+
+
+# -- cancelling ----------------------------------------------------------------------------------------
+
+
+def cancellable(seconds=LONG):
+    """Return a deadline, and what cancels it."""
+    cancellation = Cancellation()
+    with deadline(seconds, cancellation=cancellation) as limit:
+        return limit, cancellation
+
+
+@pytest.mark.parametrize("seconds", [LONG, math.inf])
+def test_what_is_cancelled_has_passed(seconds):
+    limit, cancellation = cancellable(seconds)
+    assert not cancellation.cancelled
+    assert not limit.expired
+    assert limit.remaining() > LONG - 1
+    assert limit.never == (seconds == math.inf)
+
+    before = time.monotonic()
+    cancellation.cancel()
+
+    assert cancellation.cancelled
+    assert limit.expired
+    assert limit.remaining() <= 0
+    assert before <= limit.at <= time.monotonic()
+    assert not limit.never
+
+
+def test_cancelling_again_changes_nothing():
+    limit, cancellation = cancellable()
+    cancellation.cancel()
+    at = limit.at
+    cancellation.cancel()
+    assert limit.at == at
+
+
+def test_a_signal_handler_may_cancel_whatever_it_interrupts():
+    limit, cancellation = cancellable()
+    before = signal.signal(signal.SIGUSR1, lambda *_: cancellation.cancel())
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert limit.expired
+
+
+def test_what_was_cancelled_before_the_block_has_passed_in_it_and_not_behind_it():
+    cancellation = Cancellation()
+    cancellation.cancel()
+    with deadline(LONG, cancellation=cancellation) as limit:
+        assert limit.expired
+    assert ambient() is NEVER
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(("outer", "inner"), [(1, 50), (50, 1), (math.inf, math.inf)])
+def test_nested_blocks_end_when_either_is_cancelled(outer, inner, which):
+    both = Cancellation(), Cancellation()
+    with deadline(outer, cancellation=both[0]) as first:
+        with deadline(inner, cancellation=both[1]) as second:
+            assert second.budget == min(outer, inner)
+            both[which].cancel()
+            assert second.expired
+            assert first.expired == (which == 0)
+        assert ambient() is first
+
+
+@pytest.mark.parametrize("seconds", [1, 50])
+def test_a_plain_block_keeps_the_cancellation_around_it(seconds):
+    cancellation = Cancellation()
+    with deadline(5, cancellation=cancellation), deadline(seconds) as inner:
+        assert inner.budget == min(5, seconds)
+        cancellation.cancel()
+        assert inner.expired
+
+
+def test_a_block_that_adds_nothing_keeps_the_deadline_around_it():
+    cancellation = Cancellation()
+    with deadline(5, cancellation=cancellation) as outer:
+        with deadline(50) as inner:
+            assert inner is outer
+        with deadline(50, cancellation=cancellation) as inner:
+            assert inner is outer
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_the_earlier_of_two_keeps_the_cancellations_of_both(turn):
+    one, first = cancellable(1)
+    other, second = cancellable(5)
+    limit = other.earlier(one) if turn else one.earlier(other)
+    assert limit.budget == 1
+    assert set(limit.cancellations) == {first, second}
+    assert limit.earlier(NEVER) is limit
+    assert NEVER.earlier(limit) is limit
+
+
+def test_what_can_not_be_cancelled_is_waited_for_in_one_go():
+    limit = Deadline.after(5)
+    assert limit.pulse == math.inf
+    assert 4 < limit.stretch() <= 5
+    assert NEVER.stretch() == threading.TIMEOUT_MAX
+    assert Deadline.after(-1).stretch() == 0
+
+
+def test_what_can_be_cancelled_is_looked_at_again_and_again():
+    limit, cancellation = cancellable()
+    assert limit.stretch() == PULSE
+    assert cancellable(PULSE / 2)[0].stretch() <= PULSE / 2
+    cancellation.cancel()
+    assert limit.stretch() == 0
+
+
+def test_a_wait_for_an_event_ends_when_it_is_set_when_it_is_too_late_and_when_it_is_cancelled():
+    event = threading.Event()
+    assert not Deadline.after(0.01).wait(event)
+    assert not cancellable(0.01)[0].wait(event)
+    limit, cancellation = cancellable()
+    waiter = Task(limit.wait, event)
+    cancellation.cancel()
+    assert not waiter.result()
+    limit, _ = cancellable()
+    waiter = Task(limit.wait, event)
+    event.set()
+    assert waiter.result()
+
+
+def test_a_pause_is_cut_short_when_it_is_cancelled():
+    slept = []
+    Deadline.after(5).sleep(1.25, slept.append)
+    assert slept == [1.25]
+    slept.clear()
+    limit, cancellation = cancellable()
+    limit.sleep(2.5 * PULSE, slept.append)
+    assert slept == pytest.approx([PULSE, PULSE, PULSE / 2])
+    slept.clear()
+    limit.sleep(LONG, lambda seconds: (slept.append(seconds), cancellation.cancel()))
+    assert slept == [PULSE]
+
+
+def test_a_grace_counts_from_when_a_cancellation_is_noticed():
+    at = Deadline.after(5)
+    assert at.grace(2).at == at.at + 2
+    limit, cancellation = cancellable(5)
+    assert limit.grace(2).at == limit.at + 2
+    cancellation.cancel()
+    noticed = limit.grace(2)
+    assert noticed.at >= limit.at + 2
+    assert not noticed.cancellations
+    assert not noticed.expired
+
+
+def test_the_error_says_what_ended_it():
+    limit, cancellation = cancellable(0.8)
+    early = limit.exceeded("pool 'db'", stage="running")
+    assert type(early) is DeadlineExceeded
+    assert str(early) == "pool 'db': the deadline of 0.8 s passed while running"
+
+    cancellation.cancel()
+    error = limit.exceeded("pool 'db'", stage="running")
+    assert type(error) is Cancelled
+    assert isinstance(error, DeadlineExceeded)
+    assert error.stage == "running"
+    assert str(error) == "pool 'db': cancelled while running"
+
+
+def test_what_had_passed_before_it_was_cancelled_was_not_cancelled():
+    limit, cancellation = cancellable(0)
+    cancellation.cancel()
+    assert type(limit.exceeded("pool 'db'", stage="running")) is DeadlineExceeded
+
+
+def test_in_doubt_the_error_is_of_the_same_kind_and_says_so():
+    passed = DeadlineExceeded("late", stage="running").in_doubt(", perhaps")
+    assert type(passed) is DeadlineOutcomeUnknown
+    error = Cancelled("cancelled", stage="running").in_doubt(", perhaps")
+    assert type(error) is CancelledOutcomeUnknown
+    for kind in (Cancelled, DeadlineOutcomeUnknown, OutcomeUnknown):
+        assert isinstance(error, kind)
+    assert (str(error), error.stage) == ("cancelled, perhaps", "running")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.stage) == (type(error), str(error), "running")
+
+
+@pytest.mark.parametrize("wrong", [True, 5, "yes", threading.Event()])
+def test_what_is_no_cancellation_is_refused_before_the_block(wrong):
+    with pytest.raises(ConfigError, match=r"cancellation must be a poolkit\.Cancellation"):
+        deadline(5, cancellation=wrong)
+
+
+def test_repr_tells_whether_it_was_cancelled():
+    limit, cancellation = cancellable(math.inf)
+    assert repr(limit) == "Deadline(never, can be cancelled)"
+    assert repr(cancellation) == "<Cancellation not cancelled>"
+    limit, cancellation = cancellable(5)
+    assert repr(limit).startswith("Deadline(5 s, ")
+    assert repr(limit).endswith(" s left, can be cancelled)")
+    cancellation.cancel()
+    assert repr(limit).endswith(", cancelled)")
+    assert repr(cancellation) == "<Cancellation cancelled>"

@@ -16,7 +16,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from poolkit import BackendUnavailable, Deadline, PoolClosed, PoolOverloaded
+from poolkit import (
+    BackendUnavailable,
+    Cancellation,
+    Deadline,
+    PoolClosed,
+    PoolOverloaded,
+    deadline,
+)
 from poolkit.core import gate as gate_module
 from poolkit.core.deadline import NEVER
 from poolkit.core.gate import Gate, Waited
@@ -204,6 +211,26 @@ def test_who_may_not_wait_is_told_at_once(limit, patience):
         turnstile.enter(limit, patience)
 
     assert turnstile.waiting == 0
+
+
+def test_a_cancelled_waiter_leaves_and_its_turn_goes_to_the_next(monkeypatch):
+    monkeypatch.setattr(gate_module, "_LOOK", LONG)  # not only because it looks for a turn left lying
+    turnstile = gate()
+    holder = holding_visitor(turnstile)
+    cancellation = Cancellation()
+    with deadline(LONG, cancellation=cancellation) as limit:
+        first = waiting_visitor(turnstile, deadline=limit)
+    second = waiting_visitor(turnstile)
+
+    before = monotonic()
+    cancellation.cancel()
+
+    assert isinstance(first.end(), Waited)
+    assert monotonic() - before < 1
+    assert turnstile.waiting == 1
+    holder.go()
+    second.go()
+    assert_nothing_is_lost(turnstile, 1)
 
 
 def test_more_waiters_than_allowed_are_refused():

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 import tenacity
 
-from poolkit import ConfigError, Deadline, Listener, OutcomeUnknown, RetryPolicy
-from poolkit.core.deadline import NEVER
+from poolkit import (
+    Cancellation,
+    Cancelled,
+    ConfigError,
+    Deadline,
+    Listener,
+    OutcomeUnknown,
+    RetryPolicy,
+    deadline,
+)
+from poolkit.core.deadline import NEVER, PULSE
 from poolkit.core.events import Events
 from poolkit.core.retry import Again, Phase, Retrier, RetryBudget, Verdict
 from poolkit.core.stats import Tally
@@ -326,6 +336,38 @@ def test_nothing_is_tried_again_after_the_deadline():
 
 def test_a_deadline_far_away_does_not_matter():
     assert Bench().call(Failing(times=2), deadline=Deadline.after(1000)) == "done"
+
+
+# -- cancelled -----------------------------------------------------------------------------------------
+
+
+def test_a_pause_ends_early_when_it_is_cancelled():
+    cancellation = Cancellation()
+    bench = Bench(policy=RetryPolicy(attempts=3, base=100.0, cap=100.0))
+    bench.retrier.sleep = lambda seconds: (bench.pauses.append(seconds), cancellation.cancel())
+    random.seed(1)  # or the pause might be shorter than a look
+    failing = Failing()
+
+    with deadline(math.inf, cancellation=cancellation) as limit:
+        with pytest.raises(Cancelled, match="pool 'db': cancelled while waiting"):
+            bench.call(failing, deadline=limit)
+
+    assert failing.attempts == 1
+    assert bench.pauses == [PULSE]
+
+
+def test_what_is_cancelled_is_not_tried_again():
+    cancellation = Cancellation()
+    bench = Bench()
+
+    def attempt(state):
+        cancellation.cancel()
+        raise Broken("attempt")
+
+    with deadline(math.inf, cancellation=cancellation) as limit, pytest.raises(Broken):
+        bench.call(attempt, deadline=limit)
+
+    assert bench.pauses == []
 
 
 # -- the budget ----------------------------------------------------------------------------------------
