@@ -162,7 +162,7 @@ class Pools:
     def _bound(self, fn: Callable[..., Any], *, seconds: float, name: str | None) -> Any:
         if not callable(fn):
             raise ConfigError(f"bounded() takes a function, not {checks.kind(fn)}")
-        called: str = name or getattr(fn, "__name__", type(fn).__name__)
+        called = name or getattr(fn, "__name__", "") or type(fn).__name__
         return calls.bounded(fn, name=called, seconds=seconds, within=self)
 
     def _enter(self) -> PoolKit:
@@ -185,7 +185,8 @@ class Pools:
 
 def threads_for(pools: Iterable[AnyPool]) -> int:
     """Return how many worker threads serve *pools* best; see "How many threads" in the documentation."""
-    return max(40, sum(pool.config.max_size for pool in pools) + 10)
+    most: int = sum(pool.config.max_size for pool in pools)
+    return max(40, most + 10)
 
 
 async def _aside(call: Callable[[], Any]) -> Any:
