@@ -26,7 +26,9 @@ server = PooledServer("shop", pools=pools, log_level="WARNING")
 @server.tool()
 def add(a: int, b: int, ctx: Context[PoolKit]) -> int:
     """Add two numbers, in the database."""
-    return pools_of(ctx).postgres.query_one("select %s::int + %s::int", [a, b])[0]
+    row = pools_of(ctx).postgres.query_one("select %s::int + %s::int", [a, b])
+    assert row is not None
+    return int(row[0])
 
 
 @server.tool()

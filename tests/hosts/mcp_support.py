@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,11 +26,11 @@ ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 
 
-def run(main: Callable[[], Awaitable[T]]) -> T:
-    """Run *main* in an event loop; fail if it has not ended in time."""
+def run(main: Callable[[], Awaitable[T]], *, seconds: float = LONG) -> T:
+    """Run *main* in an event loop; fail if it has not ended in so many *seconds*."""
 
     async def bounded() -> T:
-        with anyio.fail_after(LONG):
+        with anyio.fail_after(seconds):
             return await main()
 
     return anyio.run(bounded)
@@ -59,13 +59,18 @@ def failure(result: Any) -> dict[str, Any]:
 
 def environment(**settings: str) -> dict[str, str]:
     """Return the environment of a server process."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **settings}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("POOLKIT_")
+    }
+    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **settings}
 
 
-def over_stdio(script: Path = SHOP, **settings: str) -> StdioServerParameters:
+def over_stdio(
+    script: Path = SHOP, *, arguments: Sequence[str] = ("stdio",), **settings: str
+) -> StdioServerParameters:
     """Return how a client starts *script* and speaks to it over its pipes."""
     return StdioServerParameters(
-        command=sys.executable, args=[str(script), "stdio"], env=environment(**settings)
+        command=sys.executable, args=[str(script), *arguments], env=environment(**settings)
     )
 
 
@@ -85,16 +90,16 @@ class HttpProcess:
 
 @contextmanager
 def over_http(
-    log: Path, script: Path = SHOP, *arguments: str, **settings: str
+    log: Path, *, arguments: Sequence[str] = (), **settings: str
 ) -> Iterator[HttpProcess]:
-    """Run *script* as a server process that speaks HTTP and logs to *log*; end it at the end, whatever happens."""
+    """Run the shop as a process that speaks HTTP and logs to *log*; end it at the end, whatever happens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)  # who comes before the server is ready waits
         listener.set_inheritable(True)
         with log.open("w") as errors:
             process = subprocess.Popen(
-                [sys.executable, str(script), "http", str(listener.fileno()), *arguments],
+                [sys.executable, str(SHOP), "http", str(listener.fileno()), *arguments],
                 env=environment(**settings),
                 stdout=errors,
                 stderr=errors,

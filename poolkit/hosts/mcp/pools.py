@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 import anyio
 from anyio import to_thread
 from anyio.lowlevel import RunVar
-from mcp.server.mcpserver import MCPServer
 
 from ...core import checks
 from ...core.errors import ConfigError
@@ -29,7 +28,20 @@ if TYPE_CHECKING:
 DEADLINE = 30.0
 """Seconds that a call may take: half of what most clients wait."""
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Bounding(Protocol):
+    """What bounds a function: a decorator that keeps its signature."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
 
 
 class Pools:
@@ -65,7 +77,7 @@ class Pools:
     # -- open ----------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def lifespan(self, server: MCPServer[Any] | None = None) -> AsyncIterator[PoolKit]:  # noqa: ARG002
+    async def lifespan(self, server: object = None) -> AsyncIterator[PoolKit]:  # noqa: ARG002
         """Have the kit open inside: ``MCPServer("shop", lifespan=pools.lifespan)``, or within a lifespan of one's own.
 
         Opening and closing block, so both are done in a thread. Raises what opening raises.
@@ -110,12 +122,15 @@ class Pools:
         return self.kit.firestore
 
     @overload
-    def bounded(self, fn: FunctionT, /) -> FunctionT: ...
+    def bounded(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
 
     @overload
-    def bounded(
-        self, /, *, deadline: float | None = None, name: str | None = None
-    ) -> Callable[[FunctionT], FunctionT]: ...
+    def bounded(self, fn: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def bounded(self, /, *, deadline: float | None = None, name: str | None = None) -> Bounding: ...
 
     def bounded(
         self,

@@ -34,7 +34,12 @@ class PooledServer(MCPServer[StateT]):
 
     @overload
     def __init__(
-        self: PooledServer[PoolKit], *args: Any, pools: Pools, **settings: Any
+        self: PooledServer[PoolKit],
+        *args: Any,
+        pools: Pools,
+        lifespan: None = None,
+        tools: Sequence[Tool] | None = None,
+        **settings: Any,
     ) -> None: ...
 
     @overload
@@ -43,6 +48,7 @@ class PooledServer(MCPServer[StateT]):
         *args: Any,
         pools: Pools,
         lifespan: Callable[[MCPServer[StateT]], AbstractAsyncContextManager[StateT]],
+        tools: Sequence[Tool] | None = None,
         **settings: Any,
     ) -> None: ...
 
