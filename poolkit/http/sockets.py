@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,14 +21,13 @@ else:
 
 ResultT = TypeVar("ResultT")
 
-_PIECE = 64 * 1024
-"""Bytes handed to TLS at a time, since it looks at the time-out anew for each record, not for the whole."""
-
 
 class _Bounded(_Socket):
     """Bounds the calls that http.client, urllib3 and ssl make on a socket."""
 
     deadline: Deadline = NEVER
+    piece = sys.maxsize
+    """Bytes that one call sends at most."""
 
     def recv(self, *args: Any) -> bytes:
         return self._in_time(super().recv, *args)
@@ -37,6 +37,12 @@ class _Bounded(_Socket):
 
     def send(self, *args: Any) -> int:
         return self._in_time(super().send, *args)
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        with memoryview(data) as view, view.cast("B") as octets:
+            at = 0
+            while at < len(octets):
+                at += self.send(octets[at : at + self.piece], flags)
 
     def _in_time(self, call: Callable[..., ResultT], *args: Any) -> ResultT:
         """Return what *call* returns, in the time that is left."""
@@ -55,15 +61,11 @@ class _Bounded(_Socket):
 class BoundedSocket(_Bounded, socket.socket):
     """A TCP or Unix-domain socket that keeps ``deadline``."""
 
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        with memoryview(data) as view, view.cast("B") as octets:
-            at = 0
-            while at < len(octets):
-                at += self.send(octets[at:], flags)
-
 
 class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
     """A TLS socket that keeps ``deadline``. Made by a context whose ``sslsocket_class`` it is."""
+
+    piece = 64 * 1024  # TLS looks at the time-out anew for each record, not for the whole
 
     @classmethod
     def _create(cls, sock: socket.socket, *args: Any, **options: Any) -> BoundedTlsSocket:
@@ -81,12 +83,6 @@ class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
                 made.close()
                 raise
         return made
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        with memoryview(data) as view, view.cast("B") as octets:
-            at = 0
-            while at < len(octets):
-                at += self.send(octets[at : at + _PIECE], flags)
 
 
 _FOREVER = 10_000_000.0

@@ -214,7 +214,9 @@ def test_who_may_not_wait_is_told_at_once(limit, patience):
 
 
 def test_a_cancelled_waiter_leaves_and_its_turn_goes_to_the_next(monkeypatch):
-    monkeypatch.setattr(gate_module, "_LOOK", LONG)  # not only because it looks for a turn left lying
+    monkeypatch.setattr(
+        gate_module, "_LOOK", LONG
+    )  # not only because it looks for a turn left lying
     turnstile = gate()
     holder = holding_visitor(turnstile)
     cancellation = Cancellation()

@@ -25,8 +25,8 @@ from tests.faults.proxy import FaultProxy
 
 from .support import ONE_MORE, SCHEDULING, number_at
 
-PROMPT = PULSE + 0.05 + SCHEDULING
-"""Seconds from the cancellation to the end of the call."""
+PROMPT = 1.0
+"""Seconds in which a call ends on the busiest machine; how soon as a rule, tests/kit/test_cancelling.py tells."""
 
 
 @pytest.fixture

@@ -19,21 +19,21 @@ from poolkit import (
     deadline,
 )
 from poolkit.core import combining
-from poolkit.core.deadline import PULSE
 from poolkit.postgres import connection
 
 from .gathering import asking, begin
-from .observing import SCHEDULING, Background, Watch, until
+from .observing import Background, Watch, until
 
 MakePool = Callable[..., PostgresPool]
 
-PROMPT = PULSE + 0.05 + SCHEDULING
-"""Seconds from the cancellation to the end of the call."""
+PROMPT = 1.0
+"""Seconds in which a call ends on the busiest machine; how soon as a rule, tests/kit/test_cancelling.py tells."""
 
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the server time to confirm a cancel, however busy the machine is."""
+    monkeypatch.setattr(combining, "LOOK", 30.0)  # nor is anything seen by chance
     monkeypatch.setattr(combining, "GRACE", 5.0)
     monkeypatch.setattr(connection, "CANCEL_GRACE", 5.0)
 
@@ -183,7 +183,11 @@ def test_one_that_waits_behind_a_slow_one_in_a_batch(
 
 
 def test_a_wait_for_notifications(db: PostgresPool) -> None:
-    for options in ({}, {"timeout": 30.0}):
+    for options in (
+        {},
+        {"timeout": 30.0},
+        {"timeout": 5.0},
+    ):  # the last is within statement_timeout
         cancellation = Cancellation()
         begun: list[int] = []
 
