@@ -573,7 +573,7 @@ def test_only_so_many_calls_have_a_thread_and_others_wait_for_one_until_their_de
             for _ in range(3):
                 group.start_soon(client.call_tool, "wait")
             await happens(lambda: len(begun) == 2)
-            assert pools.threads.busy == 2
+            assert pools.threads.turns.running == 2
 
             result = await client.call_tool("hurried")
             assert failure(result)["reason"] == "too_slow"
@@ -582,7 +582,7 @@ def test_only_so_many_calls_have_a_thread_and_others_wait_for_one_until_their_de
             assert len(begun) == 2
             go_on.set()
         assert len(begun) == 3
-        assert pools.threads.busy == 0
+        assert pools.threads.turns.running == 0
 
     run(main)
 

@@ -18,6 +18,7 @@ import anyio
 from anyio import from_thread, to_thread
 
 from ...core.deadline import Cancellation, Deadline
+from .turns import Turns
 
 logger = logging.getLogger("poolkit.hosts")
 
@@ -28,16 +29,11 @@ ResultT = TypeVar("ResultT")
 
 
 class Threads:
-    """The worker threads of one event loop, so many at most."""
+    """The worker threads of one event loop, *most* at a time."""
 
     def __init__(self, most: int) -> None:
-        self._turns = anyio.CapacityLimiter(most)
+        self.turns = Turns(most)
         self._unlimited = anyio.CapacityLimiter(math.inf)
-
-    @property
-    def busy(self) -> int:
-        """How many calls have a thread now."""
-        return int(self._turns.borrowed_tokens)
 
     async def run(
         self,
@@ -52,20 +48,12 @@ class Threads:
         Raises :class:`~poolkit.DeadlineExceeded` if there is none *until* then.
         """
         turn = object()
-        await self._take(turn, name, until)
+        if not await self.turns.take(turn, until):
+            raise until.exceeded(name, stage="waiting")
         try:
             return await self._run(work, name, cancellation)
         finally:
-            self._turns.release_on_behalf_of(turn)
-
-    async def _take(self, turn: object, name: str, until: Deadline) -> None:
-        try:
-            self._turns.acquire_on_behalf_of_nowait(turn)
-        except anyio.WouldBlock:
-            with anyio.move_on_after(until.remaining()):
-                await self._turns.acquire_on_behalf_of(turn)
-                return
-            raise until.exceeded(name, stage="waiting") from None
+            self.turns.give_back(turn)
 
     async def _run(
         self, work: Callable[[], ResultT], name: str, cancellation: Cancellation
