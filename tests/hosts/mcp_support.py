@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 
 
-def run(main: Callable[[], Awaitable[T]], *, seconds: float = LONG) -> T:
+def run(main: Callable[[], Awaitable[T]], *, seconds: float = 50.0) -> T:
     """Run *main* in an event loop; fail if it has not ended in so many *seconds*."""
 
     async def bounded() -> T:

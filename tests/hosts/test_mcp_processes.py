@@ -146,7 +146,7 @@ async def reaches(client, **wanted):
         state = (await client.call_tool("state")).structured_content
         if {name: state[name] for name in wanted} == wanted:
             return
-        await anyio.sleep(0.01)
+        await anyio.sleep(0.05)
 
 
 @pytest.mark.parametrize("kind", ["stdio", "http"])
