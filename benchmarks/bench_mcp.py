@@ -47,7 +47,7 @@ TARGETS = (
     Target(name="mcp", contender=POOLED, threads=CALLS, measure=P99),
     Target(name="mcp", contender=NOOP, threads=CALLS, measure=P99),
 )
-THREADS = (4, 8, 16, 40, 100, 250, 500)
+THREADS = (5, 10, 20, 40, 100, 250, 500)
 VALUES: Expected = [(number, f"v{number}") for number in range(KEYS)]
 
 
@@ -63,10 +63,12 @@ def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[
                 question = f"{CALLS} concurrent tool calls: what do three pools add to a no-op?"
                 yield _answer("mcp_calls", question, ports, plan, watcher, NOOP, TARGETS)
         if "mcp_threads" in wanted:
-            ports = {NOOP: plain}
+            ports = {NOOP: plain, POOLED: running.enter_context(_server("pooled", environment))}
             for threads in THREADS:
                 settings = {**environment, "SHOP_THREADS": str(threads)}
-                ports[f"{threads} threads"] = running.enter_context(_server("pooled", settings))
+                ports[f"the same, always {threads} threads"] = running.enter_context(
+                    _server("pooled", settings)
+                )
             question = f"{CALLS} concurrent tool calls: how many threads?"
             yield _answer("mcp_threads", question, ports, plan, watcher, NOOP, ())
 
