@@ -27,7 +27,7 @@ from ..core.resolving import resolve
 from .commands import Argument, Command, Session, Traits, traits_of
 from .failures import NotSent
 from .handshake import greet
-from .wire import PlainWire, TlsWire, Wire, connect, shake_hands
+from .wire import PlainWire, TlsWire, Wire, connect_in_time, shake_hands
 
 pack_fast: Callable[[tuple[Any, ...]], bytes] | None = None
 if HIREDIS_AVAILABLE:
@@ -433,7 +433,7 @@ class PooledConnection(AbstractConnection):
         if limit.at <= now:
             raise limit.exceeded("Redis", stage="running")
         patience = self.command_timeout + traits.blocks(args)
-        self._wire.bound(min(until.at, now + patience), limit)
+        self._wire.bound(min(until.at, limit.at, now + patience), limit)
         self._doubtful = (self._owed > 0 and self._doubtful) or not traits.repeatable(args)
         self._owed += 1
         session = traits.session
@@ -532,7 +532,7 @@ class _InternetConnection(PooledConnection):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                     for option, value in self.socket_keepalive_options.items():
                         sock.setsockopt(socket.IPPROTO_TCP, option, value)
-                connect(sock, address, until)
+                connect_in_time(sock, address, until)
             except OSError as error:
                 sock.close()
                 problem = error

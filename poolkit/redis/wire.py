@@ -26,7 +26,7 @@ SLACK = 0.010
 """Seconds that a wait may end late, to spare a system call."""
 
 
-def connect(sock: socket.socket, address: Any, until: Deadline) -> None:
+def connect_in_time(sock: socket.socket, address: Any, until: Deadline) -> None:
     """Connect *sock* to *address*, *until* then at the latest. Raises :class:`OSError`."""
     sock.setblocking(False)
     code = sock.connect_ex(address)
@@ -55,11 +55,12 @@ def shake_hands(sock: ssl.SSLSocket, until: Deadline) -> None:
 
 
 class Wire:
-    """A socket; no wait of it goes on after ``until``, an instant of :func:`time.monotonic`, or its ``deadline``."""
+    """A socket; no wait of it goes on after ``until``, an instant of :func:`time.monotonic`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.until = math.inf
         self.deadline = NEVER
+        """What may be cancelled before that."""
         self.sent = 0
         self.silence: Callable[[], None] | None = None
         """Called, once, if nothing has come for :data:`~poolkit.core.combining.SILENCE` seconds."""
@@ -70,7 +71,7 @@ class Wire:
         return getattr(self._sock, name)
 
     def bound(self, until: float, deadline: Deadline = NEVER) -> None:
-        """Have waits end at the instant *until*, or at *deadline*, which may be cancelled."""
+        """Have waits end at the instant *until*, and earlier if *deadline* is cancelled."""
         self.until = until
         self.deadline = deadline
 
@@ -111,11 +112,12 @@ class Wire:
         raise NotImplementedError
 
     def _left(self) -> float:
-        deadline = self.deadline
-        left = min(self.until, deadline.at) - monotonic()
+        left = self.until - monotonic()
+        if self.deadline.cancellations:
+            left = min(left, self.deadline.stretch())
         if left <= 0:
             raise TimeoutError("timed out")
-        return min(left, LONGEST if self.silence is None else SILENCE, deadline.pulse)
+        return min(left, LONGEST if self.silence is None else SILENCE)
 
     def _was_silent(self) -> None:
         silence, self.silence = self.silence, None

@@ -48,6 +48,13 @@ class Task(threading.Thread):
         assert not self.is_alive(), f"{self.name} is stuck"
         return self.error
 
+    def is_in(self, function: str) -> bool:
+        """Whether it is in a *function* of that name now, or in what that has called."""
+        frame = sys._current_frames().get(self.ident or 0)
+        while frame is not None and frame.f_code.co_name != function:
+            frame = frame.f_back
+        return frame is not None
+
     def interrupt(self) -> None:
         """Throw :class:`Interrupted` into it; it arrives when the thread next runs Python code."""
         assert self.ident is not None

@@ -9,7 +9,6 @@ from time import monotonic
 import pytest
 
 from poolkit import Cancellation, Cancelled, HttpPool, OutcomeUnknown, RetryPolicy, deadline
-from poolkit.core import resolving
 from tests.core.support import LONG, Task, eventually
 
 from .scripted import Conversation, response
@@ -34,12 +33,6 @@ def cancel(cancellation, *tasks):
     for error in errors:
         assert isinstance(error, Cancelled), error
     return errors
-
-
-def has_a_turn(pool):
-    """Whether somebody may use a connection, and opens it."""
-    running = pool._lifecycle.running
-    return running is not None and any(lender.gate.in_use for lender in running.lenders)
 
 
 @pytest.mark.parametrize("way", ["request", "session"])
@@ -116,7 +109,7 @@ def test_a_host_that_does_not_answer(blackhole):
     cancellation = Cancellation()
     with HttpPool(connect_timeout=LONG, request_timeout=LONG) as http:
         task = Task(under, cancellation, http.get, blackhole.url)
-        eventually(lambda: has_a_turn(http))
+        eventually(lambda: task.is_in("_first_to_answer"))
         (error,) = cancel(cancellation, task)
         assert error.stage == "connecting"
 
@@ -126,7 +119,7 @@ def test_a_name_that_is_not_found(dns):
     cancellation = Cancellation()
     with HttpPool(connect_timeout=LONG, request_timeout=LONG) as http:
         task = Task(under, cancellation, http.get, "http://hangs.example/")
-        eventually(lambda: resolving._under_way)
+        eventually(lambda: task.is_in("result"))
         (error,) = cancel(cancellation, task)
         assert error.stage == "connecting"
 

@@ -70,12 +70,6 @@ def mute():
         mute.hang_up()
 
 
-def has_a_turn(pool):
-    """Whether somebody may use a connection, and opens it."""
-    running = pool._lifecycle.running
-    return running is not None and any(lender.gate.in_use for lender in running.lenders)
-
-
 def blocked(redis_server):
     return "blocked_clients:1" in redis_server.ask("INFO", "clients")
 
@@ -159,7 +153,7 @@ def test_a_server_that_neither_accepts_nor_refuses(cancellation):
     with Blackhole() as hole:
         with RedisPool(f"redis://127.0.0.1:{hole.port}", connect_timeout=LONG) as cache:
             task = Task(under, cancellation, cache.get, "k")
-            eventually(lambda: has_a_turn(cache))
+            eventually(lambda: task.is_in("connect_in_time"))
             assert cancelled(task, cancellation).stage == "connecting"
 
 
