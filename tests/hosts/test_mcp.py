@@ -13,6 +13,7 @@ import pytest
 from mcp import Client
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.tools import Tool
+from mcp.shared.exceptions import MCPError
 
 from poolkit import (
     BackendUnavailable,
@@ -51,6 +52,12 @@ def pools(kit):
 def server(pools):
     """Give a server with these pools."""
     return PooledServer("shop", pools=pools, log_level="CRITICAL")
+
+
+def sleep(kit, seconds="30"):
+    """Sleep in the database, in a transaction: what is not committed is known not to have happened."""
+    with kit.postgres.transaction() as conn:
+        conn.execute("select pg_sleep(%s::float8)", [seconds])
 
 
 # -- lifespan ----------------------------------------------------------------------------------------------
@@ -179,7 +186,7 @@ def test_a_plain_server_takes_the_lifespan_and_bounds_tools_one_by_one(pools):
     @pools.bounded(deadline=0.1)
     def slow(ctx: Context[PoolKit]) -> str:
         """Sleep."""
-        ctx.request_context.lifespan_context.postgres.query("select pg_sleep(30)")
+        sleep(ctx.request_context.lifespan_context)
         return "slept"
 
     async def main():
@@ -220,16 +227,16 @@ def test_a_kit_that_can_not_open_fails_the_start_and_leaves_nothing_open(conninf
 
 
 def test_a_call_ends_at_its_deadline_and_says_that_it_may_be_repeated(kit):
-    server = PooledServer("shop", pools=Pools(kit, deadline=0.2), log_level="CRITICAL")
+    server = PooledServer("shop", pools=Pools(kit, deadline=0.5), log_level="CRITICAL")
 
     @server.tool()
     def slow() -> str:
-        kit.postgres.query("select pg_sleep(30)")
+        sleep(kit)
         return "slept"
 
     @server.tool()
     async def slow_async() -> str:
-        await anyio.to_thread.run_sync(kit.postgres.query, "select pg_sleep(30)")
+        await anyio.to_thread.run_sync(sleep, kit)
         return "slept"
 
     async def main():
@@ -239,7 +246,7 @@ def test_a_call_ends_at_its_deadline_and_says_that_it_may_be_repeated(kit):
                 result = await client.call_tool(tool)
                 assert anyio.current_time() - began < 5
                 assert said(result) == (
-                    "The database took too long: the call was stopped after the 0.2 s that it may take, "
+                    "The database took too long: the call was stopped after the 0.5 s that it may take, "
                     "while running. It may be tried again; asking for less may help."
                 )
                 assert failure(result) == {
@@ -282,28 +289,48 @@ def test_a_tool_may_have_more_or_less_time_than_the_others(server, pools):
     assert seen == {"usual": 20.0, "quick": 3.0, "long": 100.0}
 
 
-def test_a_cancelled_call_is_over_before_its_cancellation_goes_on(server, pools):
+def test_a_cancelled_call_is_over_before_its_cancellation_goes_on(pools):
     ended = []
 
-    @server.tool()
-    def slow() -> str:
+    @pools.bounded
+    def slow() -> None:
         try:
             pools.postgres.query("select pg_sleep(30)")
         finally:
             ended.append(True)
-        return "slept"
 
     async def main():
-        async with Client(server) as client, anyio.create_task_group() as group:
-            group.start_soon(client.call_tool, "slow")
-            await happens(lambda: pools.postgres.stats().in_use == 1)
-            began = anyio.current_time()
-            group.cancel_scope.cancel()
-        assert ended == [True]
-        assert anyio.current_time() - began < 5
+        async with pools.lifespan():
+            async with anyio.create_task_group() as group:
+                group.start_soon(slow)
+                await happens(lambda: pools.postgres.stats().in_use == 1)
+                began = anyio.current_time()
+                group.cancel_scope.cancel()
+            assert ended == [True]
+            assert anyio.current_time() - began < 5  # is its own grace
 
     run(main)
     assert pools.kit.postgres.stats().leaked == 0
+
+
+def test_a_call_that_is_cancelled_before_its_thread_begins_does_nothing(pools, monkeypatch):
+    begun = []
+    kept = []
+
+    async def late(begin, **options):
+        kept.append(begin)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr("poolkit.hosts.mcp.threads.to_thread.run_sync", late)
+
+    async def main():
+        with anyio.move_on_after(0.05):
+            await pools.bounded(lambda: begun.append(True))()
+        (begin,) = kept
+        begin()
+
+    run(main)
+    assert begun == []
 
 
 def test_a_call_that_is_cancelled_while_it_waits_for_a_thread_never_begins(kit):
@@ -362,7 +389,7 @@ def test_an_exhausted_pool_is_told_as_busy(conninfo):
             "min_size": 1,
             "max_size": 1,
             "combine": False,
-            "acquire_timeout": 0.05,
+            "acquire_timeout": 0.5,
         },
         http=False,
         watch=None,
@@ -376,6 +403,8 @@ def test_an_exhausted_pool_is_told_as_busy(conninfo):
 
     async def main():
         async with Client(server) as client:
+            while (await client.call_tool("one")).is_error:
+                pass
             with kit.postgres.connection():
                 result = await client.call_tool("one")
             assert result.is_error
@@ -625,16 +654,17 @@ def test_a_registered_tool_is_what_a_plain_server_makes_of_it(server):
 
 
 def test_resources_may_be_bounded_too(server, pools):
-    @server.resource("shop://count/{number}")
-    @pools.bounded(deadline=0.1)
-    def count(number: str) -> str:
-        return str(pools.postgres.query_one("select pg_sleep(%s::float8)", [number]))
+    @server.resource("shop://slept/{seconds}")
+    @pools.bounded(deadline=1)
+    def slept(seconds: str) -> str:
+        sleep(pools.kit, seconds)
+        return seconds
 
     async def main():
         async with Client(server) as client:
-            assert (await client.read_resource("shop://count/0")).contents
-            with pytest.raises(Exception, match="The database took too long"):
-                await client.read_resource("shop://count/30")
+            assert (await client.read_resource("shop://slept/0")).contents[0].text == "0"
+            with pytest.raises(MCPError, match="The database took too long"):
+                await client.read_resource("shop://slept/30")
 
     run(main)
 

@@ -61,7 +61,7 @@ def wired(kind, mode, log, **settings):
 
 @pytest.fixture(params=[("stdio", MODERN), ("stdio", LEGACY), ("http", MODERN), ("http", LEGACY)])
 def wire(request, conninfo, tmp_path):
-    """Give a server with two connections, and twenty seconds a call."""
+    """Give a server with two connections, and more time for a call than a test has."""
     kind, mode = request.param
     settings = {
         "POOLKIT_POSTGRES_CONNINFO": f"{conninfo} application_name=shop"
@@ -69,9 +69,10 @@ def wire(request, conninfo, tmp_path):
         else f"{conninfo}?application_name=shop",
         "POOLKIT_POSTGRES_MIN_SIZE": "1",
         "POOLKIT_POSTGRES_MAX_SIZE": "2",
-        "POOLKIT_POSTGRES_ACQUIRE_TIMEOUT": "20",
+        "POOLKIT_POSTGRES_ACQUIRE_TIMEOUT": "60",
         "POOLKIT_POSTGRES_STATEMENT_TIMEOUT": "60",
         "POOLKIT_POSTGRES_COMBINE": "false",
+        "SHOP_DEADLINE": "60",
     }
     with wired(kind, mode, tmp_path / "log", **settings) as wire:
         yield wire

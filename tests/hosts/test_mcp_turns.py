@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 
 import anyio
@@ -76,31 +78,38 @@ def test_there_are_more_while_calls_wait_and_the_process_has_time(monkeypatch):
     run(main)
 
 
-def test_there_are_few_while_the_process_is_busy_and_calls_end(monkeypatch):
+def test_there_are_few_while_the_process_is_busy_and_more_when_it_no_longer_is(monkeypatch):
+    """Also where no call waits for as long as from one look to the next."""
     monkeypatch.setattr(module, "process_time", time.perf_counter)
 
     async def main():
         turns = Turns(100)
         ended = 0
+        enough = False
 
         async def ask():
             nonlocal ended
-            while ended < 2_000:
+            while not enough:
                 turn = await hold(turns)
                 await anyio.sleep(0.001)
-                assert turns.running < 4 * FEW  # a look in which none ended may add some
                 ended += 1
                 turns.give_back(turn)
 
         async with anyio.create_task_group() as group:
             for _ in range(50):
                 group.start_soon(ask)
-        assert turns.limit < 4 * FEW
+            began = time.perf_counter()
+            await settle_until(lambda: ended > 500 and time.perf_counter() - began > 10 * TICK)
+            assert turns.limit < 3 * FEW
+            monkeypatch.setattr(module, "process_time", lambda: 0.0)
+            monkeypatch.setattr(module, "LATE", math.inf)
+            await settle_until(lambda: turns.limit > 3 * FEW)
+            enough = True
 
     run(main)
 
 
-def test_busy_or_not_calls_that_none_of_does_end_get_company(monkeypatch):
+def test_calls_that_do_not_end_do_not_keep_others_from_beginning(monkeypatch):
     monkeypatch.setattr(module, "process_time", time.perf_counter)
 
     async def main():
@@ -140,20 +149,13 @@ def test_one_that_is_cancelled_takes_no_turn_with_it(granted):
     async def main():
         turns = Turns(1)
         first = await hold(turns)
-
-        async def ask():
-            turn = await hold(turns)
-            try:
-                await anyio.lowlevel.checkpoint()
-            finally:
-                turns.give_back(turn)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
-            await settle()
-            if granted:
-                turns.give_back(first)
-            group.cancel_scope.cancel()
+        asking = asyncio.create_task(hold(turns))
+        await settle()
+        if granted:
+            turns.give_back(first)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
         if not granted:
             assert turns.running == 1
             turns.give_back(first)

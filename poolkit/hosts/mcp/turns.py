@@ -24,6 +24,9 @@ TICK = 0.02
 BUSY = 0.8
 """The share of one core from which on a process is busy."""
 
+LATE = 2 * TICK
+"""Seconds from one look to the next from which on it is busy too, or its machine is."""
+
 LONG = 0.25
 """Seconds after which a call is one that waits for its backend: it is not among the few."""
 
@@ -38,8 +41,7 @@ class Turns:
         self._waiting: deque[_Waiter] = deque()
         self._looker: _Waiter | None = None
         """The one of those who wait that looks whether there can be more."""
-        self._last = _Look(0, 0.0, 0.0)
-        self._ended = 0
+        self._last = _Look(0.0, 0.0)
         self.limit = self._few
         """How many there are now."""
 
@@ -64,7 +66,7 @@ class Turns:
             self._looker = waiter
             self._last = self._look()
         try:
-            while not await waiter.wait(TICK if self._looker is waiter else math.inf):
+            while not await waiter.wait(self._patience(waiter)):
                 if until.expired:
                     break
                 self._adjust()
@@ -79,7 +81,6 @@ class Turns:
     def give_back(self, turn: object) -> None:
         """End a turn; the next one begins."""
         del self._running[turn]
-        self._ended += 1
         self._go_on()
 
     def _go_on(self) -> None:
@@ -95,37 +96,40 @@ class Turns:
             self._looker = None
             if self._waiting:
                 self._looker = self._waiting[-1]  # who will be there the longest
-                self._looker.wake_in(TICK)
+                self._looker.wake_in(self._patience(self._looker))
+
+    def _patience(self, waiter: _Waiter) -> float:
+        """Return how many seconds *waiter* may wait before it has to look."""
+        if self._looker is not waiter:
+            return math.inf
+        return max(0.0, self._last.at + TICK - perf_counter())
 
     def _adjust(self) -> None:
         """Have more turns if calls wait though the process has time, else fewer."""
         now, last = self._look(), self._last
         self._last = now
         passed = now.at - last.at
-        is_busy = now.cpu - last.cpu >= BUSY * passed or passed > 2 * TICK
+        is_busy = now.cpu - last.cpu >= BUSY * passed or passed > LATE
         slow = 0
         for since in self._running.values():
             if now.at - since < LONG:
                 break
             slow += 1
-        if is_busy and now.ended != last.ended:
-            limit = max(self._few + slow, math.floor(0.9 * self.limit))
-        else:
-            limit = math.ceil(1.5 * self.limit)
-        self.limit = min(self._most, limit)
+        fewer = max(self._few + slow, math.floor(0.9 * self.limit))
+        more = math.ceil(1.5 * self.limit)
+        self.limit = min(self._most, fewer if is_busy else more)
         self._go_on()
 
     def _look(self) -> _Look:
-        return _Look(self._ended, perf_counter(), process_time())
+        return _Look(perf_counter(), process_time())
 
 
 class _Look:
-    """How many calls have ended at a moment, and how much this process has computed, in seconds."""
+    """A moment, and how much this process has computed until then, in seconds."""
 
-    __slots__ = ("at", "cpu", "ended")
+    __slots__ = ("at", "cpu")
 
-    def __init__(self, ended: int, at: float, cpu: float) -> None:
-        self.ended = ended
+    def __init__(self, at: float, cpu: float) -> None:
         self.at = at
         self.cpu = cpu
 
