@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from poolkit.core.deadline import NEVER, Deadline
@@ -78,35 +80,49 @@ def test_there_are_more_while_calls_wait_and_the_process_has_time(monkeypatch):
     run(main)
 
 
-def test_there_are_few_while_the_process_is_busy_and_more_when_it_no_longer_is(monkeypatch):
-    """Also where no call waits for as long as from one look to the next."""
+def test_there_are_few_while_the_process_is_busy(monkeypatch):
     monkeypatch.setattr(module, "process_time", time.perf_counter)
 
     async def main():
         turns = Turns(100)
-        ended = 0
-        enough = False
-
-        async def ask():
-            nonlocal ended
-            while not enough:
-                turn = await hold(turns)
-                await anyio.sleep(0.001)
-                ended += 1
-                turns.give_back(turn)
-
-        async with anyio.create_task_group() as group:
-            for _ in range(50):
-                group.start_soon(ask)
-            began = time.perf_counter()
-            await settle_until(lambda: ended > 500 and time.perf_counter() - began > 10 * TICK)
+        async with asking(turns):
+            await anyio.sleep(10 * TICK)
             assert turns.limit < 3 * FEW
-            monkeypatch.setattr(module, "process_time", lambda: 0.0)
-            monkeypatch.setattr(module, "LATE", math.inf)
-            await settle_until(lambda: turns.limit > 3 * FEW)
-            enough = True
 
     run(main)
+
+
+def test_one_that_waits_for_less_than_from_look_to_look_does_not_put_the_look_off(monkeypatch):
+    monkeypatch.setattr(module, "TICK", 0.3)
+    monkeypatch.setattr(module, "LATE", math.inf)
+    monkeypatch.setattr(module, "process_time", lambda: 0.0)
+
+    async def main():
+        turns = Turns(100)
+        async with asking(turns):
+            with anyio.fail_after(10):
+                await settle_until(lambda: turns.limit > FEW)
+
+    run(main)
+
+
+@asynccontextmanager
+async def asking(turns):
+    """Have many ask for turns again and again, which they give back at once."""
+
+    async def ask():
+        while True:
+            turn = await hold(turns)
+            try:
+                await anyio.lowlevel.checkpoint()
+            finally:
+                turns.give_back(turn)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(ask)
+        yield
+        group.cancel_scope.cancel()
 
 
 def test_calls_that_do_not_end_do_not_keep_others_from_beginning(monkeypatch):
