@@ -46,14 +46,17 @@ def bounded(
     Its signature, annotations and docstring stay. One that is not a coroutine function runs in a worker thread.
     """
     what = f"tool {name!r}"
-    call = _awaited if is_async(fn) else functools.partial(_in_thread, within)
+    blocks = not is_async(fn)
 
     @functools.wraps(fn)
     async def bound(*args: Any, **kwargs: Any) -> Any:
         cancellation = Cancellation()
         with deadline(seconds, cancellation=cancellation) as until:
             try:
-                return await call(what, functools.partial(fn, *args, **kwargs), until, cancellation)
+                work = functools.partial(fn, *args, **kwargs)
+                if blocks:
+                    return await _in_thread(within, what, work, until, cancellation)
+                return await _awaited(work, cancellation)
             except PoolKitError as error:
                 await checkpoint_if_cancelled()  # then nobody waits to be told
                 told = explained(error, until.budget)
@@ -120,12 +123,7 @@ def _recall(pools: Iterable[AnyPool], *, since: float, reason: str) -> None:
             logger.exception("pool %r: what %s could not be taken back", pool.name, reason)
 
 
-async def _awaited(
-    what: str,  # noqa: ARG001
-    work: AsyncFunction,
-    until: Deadline,  # noqa: ARG001
-    cancellation: Cancellation,
-) -> Any:
+async def _awaited(work: AsyncFunction, cancellation: Cancellation) -> Any:
     """Await *work*. What it waits for may be shielded, in a thread; so another task looks out for a cancellation."""
     result: Any = None
     error: Exception | None = None
