@@ -146,6 +146,20 @@ class PoolKit:
         kit.settings = found
         return kit
 
+    def again(self) -> Self:
+        """Return a new kit with the same settings: what was closed stays closed."""
+        pools: dict[str, Any] = {backend: pool.config for backend, pool in self._pools.items()}
+        kit = type(self)(
+            **{"http": False, **pools},
+            name=self.name,
+            instances=self._instances,
+            drain_timeout=self.drain_timeout,
+            close_on_sigterm=self._sigterm is not None,
+            watch=self._watch,
+        )
+        kit.settings = self.settings
+        return kit
+
     # -- open and use --------------------------------------------------------------------------------
 
     def open(self) -> Self:
@@ -202,6 +216,11 @@ class PoolKit:
             for backend, stats in self.stats().items()
         )
         return f"<PoolKit {self.name!r} {self._lifecycle.state}: {shown or 'no pools'}>"
+
+    @property
+    def state(self) -> str:
+        """``new``, ``open`` or ``closed``; in a forked child, ``new`` until it is used there."""
+        return self._lifecycle.state
 
     @property
     def pools(self) -> Mapping[str, AnyPool]:
