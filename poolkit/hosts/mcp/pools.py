@@ -29,7 +29,7 @@ DEADLINE = 30.0
 """Seconds that a call may take: half of what most clients wait."""
 
 P = ParamSpec("P")
-R = TypeVar("R")
+ResultT = TypeVar("ResultT")
 
 
 class Bounding(Protocol):
@@ -37,11 +37,13 @@ class Bounding(Protocol):
 
     @overload
     def __call__(
-        self, fn: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+        self, fn: Callable[P, Coroutine[Any, Any, ResultT]], /
+    ) -> Callable[P, Coroutine[Any, Any, ResultT]]: ...
 
     @overload
-    def __call__(self, fn: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __call__(
+        self, fn: Callable[P, ResultT], /
+    ) -> Callable[P, Coroutine[Any, Any, ResultT]]: ...
 
 
 class Pools:
@@ -123,11 +125,11 @@ class Pools:
 
     @overload
     def bounded(
-        self, fn: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+        self, fn: Callable[P, Coroutine[Any, Any, ResultT]], /
+    ) -> Callable[P, Coroutine[Any, Any, ResultT]]: ...
 
     @overload
-    def bounded(self, fn: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def bounded(self, fn: Callable[P, ResultT], /) -> Callable[P, Coroutine[Any, Any, ResultT]]: ...
 
     @overload
     def bounded(self, /, *, deadline: float | None = None, name: str | None = None) -> Bounding: ...
