@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import uniform
 from typing import Any
 
@@ -177,6 +177,11 @@ class Running:
     def lenders(self) -> Sequence[Lender[Any]]:
         """Who lends its connections."""
         return [self.lender]
+
+    @property
+    def budgets(self) -> Mapping[str, RetryBudget]:
+        """What may be spent on retries."""
+        return {self.config.name: self.retrier.budget}
 
     def holders(self) -> list[Holder]:
         """Return who makes calls now, the longest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.combining import Combiner
@@ -12,7 +12,7 @@ from ..core.events import Closed, Events, Opened
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder, LeaseBook
 from ..core.lending import Lender
-from ..core.retry import Phase, Retrier, Try
+from ..core.retry import Phase, Retrier, RetryBudget, Try
 from ..core.stats import PoolStats, Tally
 from .config import PostgresConfig
 from .connection import PooledConnection
@@ -95,6 +95,11 @@ class Running:
     def lenders(self) -> Sequence[Lender[Any]]:
         """Who lends its connections."""
         return [self.lender]
+
+    @property
+    def budgets(self) -> Mapping[str, RetryBudget]:
+        """What may be spent on retries."""
+        return {self.name: self.retrier.budget}
 
     def holders(self) -> list[Holder]:
         """Return who holds connections now, the longest first."""
