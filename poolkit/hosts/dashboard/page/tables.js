@@ -1,0 +1,146 @@
+// Who holds connections, how it is with each server, and what happened lately.
+
+import { count, duration, percent, place, time } from "./words.js";
+
+const LEVELS = { error: "■", warning: "▲", good: "●", note: "○" };
+
+function make(tag, className = "", ...children) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function icon(sign) {
+  const made = make("span", "icon", sign);
+  made.setAttribute("aria-hidden", "true");
+  return made;
+}
+
+function table(caption, columns) {
+  const made = make("table");
+  const head = columns.map(([title, className]) => {
+    const cell = make("th", className, title);
+    cell.scope = "col";
+    return cell;
+  });
+  made.append(make("caption", "", caption), make("thead", "", make("tr", "", ...head)), make("tbody"));
+  return made;
+}
+
+/** The holders of a pool. Rows stay the same elements as long as a connection is held, and so stay open and focused. */
+export class Holders {
+  constructor(id, open, ask) {
+    this.open = open;
+    this.ask = ask;
+    this.rows = new Map();
+    this.table = table("", [["Held for", "number"], ["Thread", ""], ["Where", ""]]);
+    this.table.classList.add("holders");
+    this.more = make("p", "soft");
+    this.nobody = make("p", "soft nobody", "Nobody holds a connection.");
+    this.element = make("div", "holding", this.table, this.more, this.nobody);
+    this.element.id = id;
+  }
+
+  show({ holders, more_holders, now }) {
+    this.table.hidden = !holders.length;
+    this.nobody.hidden = holders.length > 0 || now.in_use > 0;
+    this.more.hidden = !more_holders;
+    put(this.more, `… and ${more_holders} more.`);
+    const overdue = holders.filter((holder) => holder.overdue).length;
+    put(this.table.caption, `Who holds a connection: ${holders.length + more_holders}${overdue ? `, ${overdue} overdue` : ""}`);
+    const seen = new Set(holders.map((holder) => holder.id));
+    for (const [id, row] of this.rows) {
+      if (!seen.has(id)) {
+        row.element.remove();
+        this.rows.delete(id);
+        this.open.delete(id);
+      }
+    }
+    holders.forEach((holder, at) => {
+      if (!this.rows.has(holder.id)) this.rows.set(holder.id, this.row(holder));
+      const row = this.rows.get(holder.id);
+      this.fill(row, holder);
+      const body = this.table.tBodies[0];
+      if (body.children[at] !== row.element) body.insertBefore(row.element, body.children[at] ?? null);
+    });
+  }
+
+  row({ id, thread, site }) {
+    const held = make("span");
+    const late = make("span", "late", icon("▲"), "overdue");
+    const now = make("span", "place");
+    const stack = make("ol", "stack");
+    const details = make("details", "", make("summary", "", "Stack", make("span", "unseen", ` of thread ${thread}`)), stack);
+    details.addEventListener("toggle", () => {
+      if (details.open) this.open.add(id);
+      else this.open.delete(id);
+      if (details.open) this.ask();
+    });
+    const acquired = make("span", "place", place(site));
+    acquired.title = site;
+    const where = make("td", "", make("div", "", "acquired at ", acquired), make("div", "", "now at ", now), details);
+    const head = make("th", "", thread);
+    head.scope = "row";
+    return { element: make("tr", "", make("td", "number", held, late), head, where), held, late, now, stack };
+  }
+
+  fill({ held, late, now, stack }, holder) {
+    put(held, duration(holder.held_for));
+    late.hidden = !holder.overdue;
+    put(now, place(holder.now_at));
+    now.title = holder.now_at;
+    if (holder.stack === null) return;
+    const places = holder.stack.length ? holder.stack : ["The thread has ended."];
+    if (places.join() !== stack.dataset.places) {
+      stack.dataset.places = places.join();
+      stack.replaceChildren(...places.map((text) => make("li", "", text)));
+    }
+  }
+}
+
+/** Fills in how it is with each server of a pool, where there are several. */
+export function fillServers(element, { servers }) {
+  element.hidden = !servers.length;
+  if (!servers.length) return element.replaceChildren();
+  const made = table("Servers", [["Server", ""], ["In use", "number"], ["Waiting", "number"], ["Retry budget", "number wide"], ["Reached", ""]]);
+  for (const { name, in_use, max_size, waiting, budget, reachable } of servers) {
+    const head = make("th", "", name);
+    head.scope = "row";
+    made.tBodies[0].append(
+      make(
+        "tr",
+        "",
+        head,
+        make("td", "number", `${count(in_use)}/${count(max_size)}`),
+        make("td", "number", count(waiting)),
+        make("td", "number wide", budget === null ? "–" : percent(budget)),
+        make("td", reachable ? "" : "condition unavailable", ...(reachable ? ["yes"] : [icon("■"), "no"])),
+      ),
+    );
+  }
+  element.replaceChildren(made);
+}
+
+/** Fills in the last events, the newest first. Roles are said, since narrow screens lay the rows out differently. */
+export function fillEvents(element, events) {
+  const rows = events.map(({ pool, kind, level, text, first, last, count: times }) => {
+    const when = times > 1 ? `${time(last)}, ${count(times)} × since ${time(first)}` : time(last);
+    const row = make(
+      "tr",
+      "",
+      make("td", "when", when),
+      make("td", "name", pool),
+      make("td", `level ${level}`, icon(LEVELS[level]), kind),
+      make("td", "", text),
+    );
+    row.setAttribute("role", "row");
+    for (const cell of row.cells) cell.setAttribute("role", "cell");
+    return row;
+  });
+  element.tBodies[0].replaceChildren(...rows);
+}
