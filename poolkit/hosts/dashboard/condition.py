@@ -46,11 +46,13 @@ def condition_of(
             del found["backend"]  # it is back since then
     if away and len(away) == len(servers):
         return Condition("unavailable", reasons)
-    if "backend" in found:
-        return Condition("unavailable", [*reasons, found["backend"]])
-    if any(server.exhausted for server in servers):
-        return Condition("exhausted", reasons)
     reasons += found.values()
+    if any(server.exhausted for server in servers):
+        return Condition(
+            "exhausted", reasons
+        )  # even if the check says more: it got no connection either
+    if "backend" in found:
+        return Condition("unavailable", reasons)
     return Condition("degraded" if reasons else "healthy", reasons)
 
 

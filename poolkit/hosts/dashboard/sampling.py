@@ -27,12 +27,13 @@ SERIES = (
     "max_size",
     "operations",
     "errors",
+    "leases",
     "wait_p50",
     "wait_p99",
     "use_p50",
     "use_p99",
 )
-"""What is known of a pool at each moment: operations and errors a second; durations in seconds, None without any."""
+"""What is known of a pool at each moment. Operations, errors and leases a second; durations in seconds, or None."""
 
 Values = tuple[float | None, ...]
 """One of each of :data:`SERIES`."""
@@ -141,8 +142,14 @@ def _values(now: PoolStats, before: PoolStats, seconds: float) -> Values:
         now.idle,
         now.waiting,
         now.max_size,
-        round(max(0, now.operations - before.operations) / seconds, 2),
-        round(max(0, now.errors - before.errors) / seconds, 2),
+        *(
+            round(max(0, counted) / seconds, 2)
+            for counted in (
+                now.operations - before.operations,
+                now.errors - before.errors,
+                now.leases + now.shared - before.leases - before.shared,
+            )
+        ),
         *(
             round(value, 7) if taken.count else None
             for taken in (wait, use)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -147,12 +148,14 @@ def _holder(pool: AnyPool, holder: Holder, stacks: Collection[str]) -> Json:
 
 def _places(holder: Holder) -> list[str]:
     """Return where a thread is, the innermost last: files and functions, and no text of theirs, which may be secret."""
-    lines = holder.stack().splitlines()
-    return [line.strip() for line in lines if line.startswith('  File "')]
+    return [f"{file}:{line} in {name}" for file, line, name in _FRAME.findall(holder.stack())]
+
+
+_FRAME = re.compile(r'^  File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
 
 
 def _servers(servers: Sequence[ServerState], budgets: Mapping[str, float]) -> list[Json]:
-    busy = sorted(servers, key=lambda s: (s.cause is None, -s.waiting, -s.in_use, s.name))
+    busy = sorted(servers, key=lambda s: (s.cause is None, -s.waiting, s.name))
     return [
         {
             "name": server.name,

@@ -24,7 +24,7 @@ function roundUp(most) {
 /** A linear scale from 0. */
 function linear(values) {
   const top = roundUp(Math.max(0, ...values));
-  return { ticks: [0, top / 2, top], share: (value) => value / top };
+  return { ticks: top % 2 ? [0, top] : [0, top / 2, top], share: (value) => value / top };
 }
 
 /** A logarithmic scale of whole decades, for durations; 0 is at its bottom. */
@@ -82,8 +82,7 @@ export class Chart {
       svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }),
       svg("text", { class: "tick", x: LEFT - 6, y: y(tick) + 3.5, "text-anchor": "end" }, this.format(tick)),
     ]);
-    const minutes = Math.round(span / 60);
-    parts.push(svg("text", { class: "tick", x: LEFT, y: HEIGHT - 3 }, minutes >= 1 ? `${minutes} min ago` : `${span} s ago`));
+    parts.push(svg("text", { class: "tick", x: LEFT, y: HEIGHT - 3 }, `${Math.round(span / 60)} min ago`));
     parts.push(svg("text", { class: "tick", x: width - RIGHT, y: HEIGHT - 3, "text-anchor": "end" }, "now"));
     this.series.forEach(({ look, bad }, at) => {
       for (const run of runs(frames, heights[at], now - span)) {

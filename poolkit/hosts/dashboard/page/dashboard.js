@@ -51,9 +51,10 @@ class Panel {
         { label: "at most", look: "dashed", of: value("max_size") },
       ], { format: count }),
       new Chart("Waiting threads", [{ label: "waiting", look: "area", of: value("waiting") }], { format: count }),
-      new Chart("Operations a second", [
-        { label: "all", look: "area", of: value("operations") },
-        { label: "failed", look: "dashed", bad: true, of: value("errors") },
+      new Chart("Throughput, a second", [
+        { label: "operations", look: "area", of: value("operations") },
+        { label: "leases", look: "dashed", of: value("leases") },
+        { label: "errors", look: "line", bad: true, of: value("errors") },
       ], { format: rate }),
       new Chart("Wait for a connection", [
         { label: "p99", look: "line", of: value("wait_p99") },
@@ -138,7 +139,7 @@ class Panel {
   }
 }
 
-/** Adds what came to what is known of its process, which is returned. */
+/** Adds what came to what is known of its process, and chooses which one is shown. */
 function take(data) {
   const known = processes.get(data.process.id) ?? { frames: [] };
   const names = data.pools.map((pool) => pool.backend);
@@ -184,7 +185,7 @@ function show() {
       $("pools").append(panel.element);
       $("overview").tBodies[0].append(panel.row);
     }
-    panels.get(pool.backend).show(pool, frames, data.now, data.window);
+    panels.get(pool.backend).show(pool, frames, data.now, span(data));
   }
   fillEvents($("events"), data.events);
   $("quiet").hidden = data.events.length > 0;
@@ -194,6 +195,11 @@ function show() {
   put($("about"), `Process ${pid} on ${host}, ${since}. Asked every ${data.every} s while this page is seen.`);
   choose();
   announce(data);
+}
+
+/** Returns how many seconds charts show: all there are, if there are only some minutes. */
+function span({ now, since, window }) {
+  return [60, 120].find((seconds) => since === null || now - since < seconds) ?? window;
 }
 
 /** Offers the processes that have answered, if there are several. */
@@ -224,7 +230,7 @@ function age() {
   const known = processes.get(shown);
   if (!known) return;
   const seconds = Math.round(performance.now() / 1000 - known.heard);
-  put($("age"), paused() ? "paused" : seconds > 3 * known.data.every ? `${seconds} s ago` : "");
+  put($("age"), paused() ? "paused" : seconds > Math.max(4, 3 * known.data.every) ? `${seconds} s ago` : "");
 }
 
 const paused = () => $("pause").getAttribute("aria-pressed") === "true";

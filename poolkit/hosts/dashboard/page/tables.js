@@ -15,10 +15,33 @@ function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Has *element* say where in the code something is, in short; the whole path is its title. */
+function at(element, site) {
+  put(element, place(site));
+  element.title = site;
+  return element;
+}
+
 function icon(sign) {
   const made = make("span", "icon", sign);
   made.setAttribute("aria-hidden", "true");
   return made;
+}
+
+/** Says what the parts of a table are, for one that narrow screens lay out differently. */
+function withRoles(made) {
+  made.setAttribute("role", "table");
+  for (const group of made.querySelectorAll("thead, tbody")) group.setAttribute("role", "rowgroup");
+  for (const row of made.querySelectorAll("tr")) row.setAttribute("role", "row");
+  for (const cell of made.querySelectorAll("th")) cell.setAttribute("role", "columnheader");
+  return made;
+}
+
+function rowWithRoles(...cells) {
+  const row = make("tr", "", ...cells);
+  row.setAttribute("role", "row");
+  for (const cell of cells) cell.setAttribute("role", cell.tagName === "TH" ? "rowheader" : "cell");
+  return row;
 }
 
 function table(caption, columns) {
@@ -38,7 +61,7 @@ export class Holders {
     this.open = open;
     this.ask = ask;
     this.rows = new Map();
-    this.table = table("", [["Held for", "number"], ["Thread", ""], ["Where", ""]]);
+    this.table = withRoles(table("", [["Held for", "number"], ["Thread", ""], ["Acquired at", ""], ["Now at", ""]]));
     this.table.classList.add("holders");
     this.more = make("p", "soft");
     this.nobody = make("p", "soft nobody", "Nobody holds a connection.");
@@ -61,12 +84,12 @@ export class Holders {
         this.open.delete(id);
       }
     }
-    holders.forEach((holder, at) => {
+    holders.forEach((holder, index) => {
       if (!this.rows.has(holder.id)) this.rows.set(holder.id, this.row(holder));
       const row = this.rows.get(holder.id);
       this.fill(row, holder);
       const body = this.table.tBodies[0];
-      if (body.children[at] !== row.element) body.insertBefore(row.element, body.children[at] ?? null);
+      if (body.children[index] !== row.element) body.insertBefore(row.element, body.children[index] ?? null);
     });
   }
 
@@ -75,30 +98,28 @@ export class Holders {
     const late = make("span", "late", icon("▲"), "overdue");
     const now = make("span", "place");
     const stack = make("ol", "stack");
-    const details = make("details", "", make("summary", "", "Stack", make("span", "unseen", ` of thread ${thread}`)), stack);
+    const details = make("details", "", make("summary", "", make("span", "unseen", `Stack of ${thread}: `), now), stack);
     details.addEventListener("toggle", () => {
       if (details.open) this.open.add(id);
       else this.open.delete(id);
       if (details.open) this.ask();
     });
-    const acquired = make("span", "place", place(site));
-    acquired.title = site;
-    const where = make("td", "", make("div", "", "acquired at ", acquired), make("div", "", "now at ", now), details);
+    const acquired = at(make("td", "place"), site);
     const head = make("th", "", thread);
     head.scope = "row";
-    return { element: make("tr", "", make("td", "number", held, late), head, where), held, late, now, stack };
+    const element = rowWithRoles(make("td", "number", held, late), head, acquired, make("td", "", details));
+    return { element, held, late, now, stack };
   }
 
   fill({ held, late, now, stack }, holder) {
     put(held, duration(holder.held_for));
     late.hidden = !holder.overdue;
-    put(now, place(holder.now_at));
-    now.title = holder.now_at;
+    at(now, holder.now_at);
     if (holder.stack === null) return;
     const places = holder.stack.length ? holder.stack : ["The thread has ended."];
     if (places.join() !== stack.dataset.places) {
       stack.dataset.places = places.join();
-      stack.replaceChildren(...places.map((text) => make("li", "", text)));
+      stack.replaceChildren(...places.map((text) => at(make("li"), text)));
     }
   }
 }
@@ -126,21 +147,17 @@ export function fillServers(element, { servers }) {
   element.replaceChildren(made);
 }
 
-/** Fills in the last events, the newest first. Roles are said, since narrow screens lay the rows out differently. */
+/** Fills in the last events, the newest first. */
 export function fillEvents(element, events) {
+  withRoles(element);
   const rows = events.map(({ pool, kind, level, text, first, last, count: times }) => {
     const when = times > 1 ? `${time(last)}, ${count(times)} × since ${time(first)}` : time(last);
-    const row = make(
-      "tr",
-      "",
+    return rowWithRoles(
       make("td", "when", when),
       make("td", "name", pool),
       make("td", `level ${level}`, icon(LEVELS[level]), kind),
       make("td", "", text),
     );
-    row.setAttribute("role", "row");
-    for (const cell of row.cells) cell.setAttribute("role", "cell");
-    return row;
   });
   element.tBodies[0].replaceChildren(...rows);
 }

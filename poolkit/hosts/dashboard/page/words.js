@@ -15,7 +15,7 @@ export function count(value) {
 export function rate(value) {
   if (missing(value)) return "–";
   if (value >= 10_000) return `${short(value / 1000)}k`;
-  return value >= 10 || value === 0 ? WHOLE.format(value) : value.toFixed(1);
+  return value >= 10 ? WHOLE.format(value) : String(Number(value.toFixed(1)));
 }
 
 export function percent(share) {
