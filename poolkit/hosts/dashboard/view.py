@@ -39,7 +39,9 @@ class View:
         *stacks*, where they are.
         """
         recording = self._sampler.recording
-        me = recording.id if recording is not None else f"{os.getpid()}-new"
+        host, pid = socket.gethostname(), os.getpid()
+        unused = f"{host}-{pid}-unused"
+        me = recording.id if recording is not None else unused
         events = self._kit.events()
         health = self._kit.last_health()
         pools = [
@@ -60,7 +62,7 @@ class View:
         )
         frames = recording.frames(after if process == me else 0) if recording is not None else []
         return {
-            "process": {"id": me, "pid": os.getpid(), "host": socket.gethostname()},
+            "process": {"id": me, "unused": unused, "pid": pid, "host": host},
             "kit": {
                 "name": self._kit.name,
                 "state": self._kit.state,

@@ -160,12 +160,9 @@ function take(data) {
   const silent = (id) => known.heard - processes.get(id).heard;
   if (shown === null || !processes.has(shown) || silent(shown) > LEAVE) shown = data.process.id;
   for (const id of processes.keys()) {
-    const renewed = id !== data.process.id && processes.get(id).data.process.pid === data.process.pid;
-    if (id !== shown && silent(id) > FORGET) processes.delete(id);
-    else if (renewed) {
-      processes.delete(id); // it is the same, which has begun to use its pools
-      if (shown === id) shown = data.process.id;
-    }
+    const begun = id !== data.process.id && id === data.process.unused;
+    if (begun && shown === id) shown = data.process.id; // it is the same, which has begun to use its pools
+    if (begun || (id !== shown && silent(id) > FORGET)) processes.delete(id);
   }
 }
 
