@@ -682,12 +682,12 @@ def test_without_flask_all_but_the_blueprint_works():
         """
 import sys
 sys.modules["flask"] = None
-from poolkit import ConfigError, PoolKit
+from poolkit import PoolKit
 from poolkit.hosts.dashboard import Dashboard
 dashboard = Dashboard(PoolKit(http=False))
 try:
     dashboard.blueprint()
-except ConfigError as error:
+except ImportError as error:
     assert "poolkit[flask]" in str(error)
 else:
     raise AssertionError

@@ -100,7 +100,8 @@ class Look:
             path = Path(PICTURES, f"dashboard-{name}.png")
             self.page.screenshot(path=path)
             with Image.open(path) as image:  # few colours, so few bytes
-                image.convert("RGB").quantize(64).save(path, optimize=True)
+                most = Image.Quantize.MAXCOVERAGE
+                image.convert("RGB").quantize(128, most).save(path, optimize=True)
 
 
 @pytest.fixture
@@ -213,6 +214,7 @@ def url(kit):
         yield url
 
 
+@pytest.mark.timeout(180)
 def test_charts_move_under_load(kit, url, visit):
     look = visit(url, viewport={"width": 1280, "height": 860})
     look.page.locator("#pool-redis figure:nth-child(3) polyline").nth(2).wait_for(state="attached")
@@ -285,6 +287,7 @@ def test_a_pool_goes_down_and_comes_back(own_redis, visit):
             look.page.locator("#events .good", has_text="ready").first.wait_for()
 
 
+@pytest.mark.timeout(180)
 def test_an_exhausted_pool_explains_itself(kit, url, visit):
     look = visit(url, viewport={"width": 1280, "height": 1000})
     if PICTURES:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...core.errors import ConfigError
-
 try:
     from flask import Blueprint, request
     from werkzeug.wrappers import Response
-except ImportError as error:
-    raise ConfigError("a blueprint needs Flask: pip install 'poolkit[flask]'") from error
+except ModuleNotFoundError as error:
+    raise ImportError("the dashboard's blueprint needs: pip install 'poolkit[flask]'") from error
 
 if TYPE_CHECKING:
     from .app import Dashboard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -95,7 +96,7 @@ def explain(
     longest = holders[0]
     who = (
         f"Held longest by thread {longest.thread_name!r}, for {longest.held_for:.1f} s: acquired at "
-        f"{longest.call_site}, now at {longest.now_at}."
+        f"{_short(longest.call_site)}, now at {_short(longest.now_at)}."
     )
     return Shortage(what, who, list(_remedies(pool, holders, minute, now)))
 
@@ -114,7 +115,7 @@ def _remedies(
     places = [holder.call_site for holder in holders]
     most = max(places, key=places.count)
     if places.count(most) > 1:
-        yield f"{places.count(most)} of them were acquired at {most}: look there first."
+        yield f"{places.count(most)} of them were acquired at {_short(most)}: look there first."
     use = now.use.since(minute.use) if minute is not None else now.use
     longest = max(use.p50 if use.count else 0.0, holders[len(holders) // 2].held_for)
     if longest >= LONG_USE:
@@ -127,6 +128,11 @@ def _remedies(
             f"They are held for {_milliseconds(longest)} at the median, so there is more work than {now.max_size} "
             f"connections can do: raise max_size from {pool.config.max_size}, if the server admits more, or send less."
         )
+
+
+def _short(site: str) -> str:
+    """Return a place in the code as seen from the folder that the program runs in."""
+    return site.removeprefix(os.getcwd() + os.sep)
 
 
 def _all(count: int) -> str:

@@ -41,10 +41,10 @@ export function time(at) {
   return new Date(1000 * at).toLocaleTimeString("en-GB");
 }
 
-/** Returns `/long/path/to/views/orders.py:42 in place_order` without most of its path. */
+/** Returns `/long/path/to/views/orders.py:42 in create.<locals>.place_order` without most of its path. */
 export function place(site) {
   const [path, ...rest] = site.split(" in ");
   const parts = path.split("/");
   const end = parts.length > 3 ? `…/${parts.slice(-2).join("/")}` : path;
-  return [end, ...rest].join(" in ");
+  return [end, ...rest.map((name) => name.split("<locals>.").pop())].join(" in ");
 }
