@@ -276,6 +276,7 @@ def test_to_look_opens_nothing(kit):
     assert kit.state == "new"
     assert kit.redis.state == "new"
     assert pool(app)["condition"] == "not opened"
+    assert shown(app)["kit"]["status"] == "not opened"
     assert shown(app)["since"] is None
     assert shown(app)["frames"] == []
 
@@ -552,7 +553,7 @@ def test_figures_are_taken_as_long_as_the_kit_is_open(kit):
     eventually(lambda: len(shown(app)["frames"]) > 3)
     kit.close()
     told = shown(app)
-    assert told["kit"]["state"] == "closed"
+    assert told["kit"]["state"] == told["kit"]["status"] == "closed"
     assert pool(app)["condition"] == "closed"
     assert pool(app)["now"]["operations"] == 1  # the last figures stay
     assert not any(thread.name == "poolkit-housekeeper" for thread in threading.enumerate())

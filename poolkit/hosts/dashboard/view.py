@@ -22,6 +22,9 @@ from .sampling import SERIES, WINDOW, Recording, Sampler
 MOST = 50
 """Rows of a table that are shown."""
 
+_UNUSED = {"new": "not opened", "closed": "closed"}
+"""The condition of a kit that does not work now."""
+
 Json = dict[str, Any]
 
 
@@ -66,7 +69,7 @@ class View:
             "kit": {
                 "name": self._kit.name,
                 "state": self._kit.state,
-                "status": worst.value,
+                "status": _UNUSED.get(self._kit.state, worst.value),
             },
             "now": time.time(),
             "since": recording.began if recording is not None else None,
