@@ -100,8 +100,7 @@ class Look:
             path = Path(PICTURES, f"dashboard-{name}.png")
             self.page.screenshot(path=path)
             with Image.open(path) as image:  # few colours, so few bytes
-                most = Image.Quantize.MAXCOVERAGE
-                image.convert("RGB").quantize(128, most).save(path, optimize=True)
+                image.convert("RGB").quantize(256).save(path, optimize=True)
 
 
 @pytest.fixture
