@@ -93,6 +93,7 @@ def test_where_it_is_mounted_only_its_links_need_to_know(kit):
         "/a%20b/%C3%A4/"
     )
     assert call(app, "", SCRIPT_NAME="//evil.example").headers["Location"] == "/evil.example/"
+    assert call(app, "", query="a=%20b&c").headers["Location"] == "/pools/?a=%20b&c"
 
 
 def test_it_answers_get_and_head_and_nothing_else(kit):
@@ -139,7 +140,7 @@ def test_it_is_of_a_kit(redis_url):
         Dashboard(RedisPool(redis_url))
 
 
-@pytest.mark.parametrize("path", [*FILES, "/data.json", "", "/nothing"])
+@pytest.mark.parametrize("path", [*FILES, "/data.json", "/nothing"])
 def test_without_the_token_nothing_is_told(kit, path):
     app = Dashboard(kit, token=TOKEN)
     for wrong in (
@@ -181,6 +182,8 @@ def test_a_browser_shows_the_token_once_and_has_a_cookie_then(kit, monkeypatch):
     assert TOKEN not in first.headers["Set-Cookie"]
 
     assert call(app, HTTP_COOKIE=f"other=1; {cookie}; more=2").status == 200
+    without_slash = call(app, "", query=f"token={TOKEN}")  # where that cookie is not sent
+    assert without_slash.headers["Location"] == f"/pools/?token={TOKEN}"
     later = time.time() + COOKIE_AGE + 1
     monkeypatch.setattr("poolkit.hosts.dashboard.access.time.time", lambda: later)
     assert call(app, HTTP_COOKIE=cookie).status == 401

@@ -33,6 +33,7 @@ FILES = {
     "/dashboard.css": "dashboard.css",
     "/dashboard.js": "dashboard.js",
     "/chart.js": "chart.js",
+    "/dom.js": "dom.js",
     "/tables.js": "tables.js",
     "/words.js": "words.js",
     "/icon.svg": "icon.svg",
@@ -76,12 +77,12 @@ class Dashboard:
     def _answer(self, environ: WSGIEnvironment) -> Response:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return text("405 Method Not Allowed", "This page only shows.", ("Allow", "GET, HEAD"))
+        path = environ.get("PATH_INFO", "")
+        if not path:  # before access is looked at: a cookie for what is beneath is not sent here
+            return text("308 Permanent Redirect", "Go on.", ("Location", root(environ, query=True)))
         refusal = self._access.refuse(environ)
         if refusal is not None:
             return refusal
-        path = environ.get("PATH_INFO", "")
-        if not path:
-            return text("308 Permanent Redirect", "Go on.", ("Location", root(environ)))
         if path == "/data.json":
             return _json(self._view.data(**_asked(environ)))
         if path in FILES:

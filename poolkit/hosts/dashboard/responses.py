@@ -47,8 +47,10 @@ def text(status: str, words: str, *headers: tuple[str, str]) -> Response:
     return Response(status, f"{words}\n".encode(), headers=headers)
 
 
-def root(environ: WSGIEnvironment) -> str:
-    """Return the path where the app is mounted, with a slash at its end."""
+def root(environ: WSGIEnvironment, *, query: bool = False) -> str:
+    """Return the path where the app is mounted, with a slash at its end, and the *query* of the request if wanted."""
     # One at its start: after two a browser looks for the name of another host.
     script = quote(environ.get("SCRIPT_NAME", "").encode("latin-1").strip(b"/"))
-    return f"/{script}/" if script else "/"
+    path = f"/{script}/" if script else "/"
+    asked = environ.get("QUERY_STRING", "") if query else ""
+    return f"{path}?{quote(asked.encode('latin-1'), safe='=&%+~/')}" if asked else path

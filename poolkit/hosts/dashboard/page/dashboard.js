@@ -1,6 +1,7 @@
 // Asks for the figures every few seconds, and shows them. All text is set as text: nothing that comes is markup.
 
 import { Chart } from "./chart.js";
+import { changed, icon, make, put } from "./dom.js";
 import { count, duration, percent, rate, time } from "./words.js";
 import { Holders, fillEvents, fillServers } from "./tables.js";
 
@@ -17,22 +18,10 @@ let timer = 0;
 let failures = 0;
 let told = new Map(); // the conditions that were told last
 
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function make(tag, className = "", ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
-}
-
 function mark(element, condition) {
+  if (!changed(element, condition)) return;
   element.className = `condition ${condition.replace(" ", "-")}`;
-  const icon = make("span", "icon", MARKS[condition]);
-  icon.setAttribute("aria-hidden", "true");
-  if (element.textContent !== MARKS[condition] + condition) element.replaceChildren(icon, condition);
+  element.replaceChildren(icon(MARKS[condition]), condition);
 }
 
 /** A pool: its condition, why it is exhausted, its charts and figures, its holders and servers. */
@@ -94,7 +83,7 @@ class Panel {
   show(pool, frames, now, span) {
     mark(this.condition, pool.condition);
     mark(this.short, pool.condition);
-    this.reasons.replaceChildren(...pool.reasons.map((reason) => make("li", "", reason)));
+    if (changed(this.reasons, pool.reasons)) this.reasons.replaceChildren(...pool.reasons.map((reason) => make("li", "", reason)));
     this.explain(pool);
     for (const chart of this.charts) chart.draw(frames, now, span);
     this.count(pool);
@@ -206,10 +195,7 @@ function choose() {
   $("process").hidden = $("process-label").hidden = !several;
   put($("process-name"), several ? `of ${processes.size} on ${host}` : `Process ${pid} on ${host}`);
   const options = [...processes].map(([id, { data }]) => [id, String(data.process.pid)]);
-  if (JSON.stringify(options) !== $("process").dataset.options) {
-    $("process").dataset.options = JSON.stringify(options);
-    $("process").replaceChildren(...options.map(([id, text]) => new Option(text, id)));
-  }
+  if (changed($("process"), options)) $("process").replaceChildren(...options.map(([id, text]) => new Option(text, id)));
   $("process").value = shown;
 }
 

@@ -1,31 +1,15 @@
 // Who holds connections, how it is with each server, and what happened lately.
 
+import { changed, icon, make, put } from "./dom.js";
 import { count, duration, percent, place, time } from "./words.js";
 
 const LEVELS = { error: "■", warning: "▲", good: "●", note: "○" };
-
-function make(tag, className = "", ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
-}
-
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
 
 /** Has *element* say where in the code something is, in short; the whole path is its title. */
 function at(element, site) {
   put(element, place(site));
   element.title = site;
   return element;
-}
-
-function icon(sign) {
-  const made = make("span", "icon", sign);
-  made.setAttribute("aria-hidden", "true");
-  return made;
 }
 
 /** Says what the parts of a table are, for one that narrow screens lay out differently. */
@@ -61,6 +45,7 @@ export class Holders {
     this.open = open;
     this.ask = ask;
     this.rows = new Map();
+    this.heights = [];
     this.table = withRoles(table("", [["Held for", "number"], ["Thread", ""], ["Acquired at", ""], ["Now at", ""]]));
     this.table.classList.add("holders");
     this.more = make("p", "soft");
@@ -91,6 +76,16 @@ export class Holders {
       const body = this.table.tBodies[0];
       if (body.children[index] !== row.element) body.insertBefore(row.element, body.children[index] ?? null);
     });
+    this.settle();
+  }
+
+  /** Takes as much room as it took in the last half minute, or all below would jump with each short use. */
+  settle() {
+    const now = performance.now();
+    this.element.style.minHeight = "0";
+    this.heights = this.heights.filter(([at]) => now - at < 30_000);
+    this.heights.push([now, this.element.offsetHeight]);
+    this.element.style.minHeight = `${Math.max(...this.heights.map(([, height]) => height))}px`;
   }
 
   row({ id, thread, site }) {
@@ -117,16 +112,14 @@ export class Holders {
     at(now, holder.now_at);
     if (holder.stack === null) return;
     const places = holder.stack.length ? holder.stack : ["The thread has ended."];
-    if (places.join() !== stack.dataset.places) {
-      stack.dataset.places = places.join();
-      stack.replaceChildren(...places.map((text) => at(make("li"), text)));
-    }
+    if (changed(stack, places)) stack.replaceChildren(...places.map((text) => at(make("li"), text)));
   }
 }
 
 /** Fills in how it is with each server of a pool, where there are several. */
 export function fillServers(element, { servers }) {
   element.hidden = !servers.length;
+  if (!changed(element, servers)) return;
   if (!servers.length) return element.replaceChildren();
   const made = table("Servers", [["Server", ""], ["In use", "number"], ["Waiting", "number"], ["Retry budget", "number wide"], ["Reached", ""]]);
   for (const { name, in_use, max_size, waiting, budget, reachable } of servers) {
@@ -149,6 +142,7 @@ export function fillServers(element, { servers }) {
 
 /** Fills in the last events, the newest first. */
 export function fillEvents(element, events) {
+  if (!changed(element, events)) return;
   withRoles(element);
   const rows = events.map(({ pool, kind, level, text, first, last, count: times }) => {
     const when = times > 1 ? `${time(last)}, ${count(times)} × since ${time(first)}` : time(last);
