@@ -444,6 +444,19 @@ def test_a_pool_that_is_busy_is_not_exhausted(kit):
     assert told["condition"] == "healthy"
 
 
+def test_a_check_that_got_no_connection_says_nothing_of_the_backend(redis_url):
+    settings = {"url": redis_url, "max_size": 1, "acquire_timeout": 0.05}
+    watch = WatchSettings(health_every=3600, leaks_every=3600)
+    with PoolKit(redis=settings, http=False, watch=watch) as kit:
+        app = Dashboard(kit)
+        kit.health()
+        with kit.redis.connection():
+            assert not kit.health(now=True).ready
+        told = pool(app)
+    assert told["condition"] == "degraded"
+    assert told["reasons"][0].startswith("PoolTimeout: ")
+
+
 def test_a_backend_that_goes_and_comes_back_is_told_at_once(own_redis):
     server = own_redis()
     settings = {"url": server.url, "offline_queue": False}

@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ...core.errors import PoolOverloaded, PoolTimeout
 from ...core.lease import Holder
 from ...core.lending import ServerState
 from ...core.stats import PoolStats
 from ...kit.backends import AnyPool
 from ...kit.health import PoolHealth, Status
 from ...kit.recent import RecentEvent
+
+WITHOUT_CONNECTION = (PoolTimeout.__name__, PoolOverloaded.__name__)
+"""Reasons why a check failed that say nothing of the backend: it got no connection, as others."""
 
 LONG_USE = 1.0
 """Seconds of use from which on to hold a connection for less is a better remedy than to have more of them."""
@@ -49,10 +53,8 @@ def condition_of(
         return Condition("unavailable", reasons)
     reasons += found.values()
     if any(server.exhausted for server in servers):
-        return Condition(
-            "exhausted", reasons
-        )  # even if the check says more: it got no connection either
-    if "backend" in found:
+        return Condition("exhausted", reasons)
+    if "backend" in found and not found["backend"].startswith(WITHOUT_CONNECTION):
         return Condition("unavailable", reasons)
     return Condition("degraded" if reasons else "healthy", reasons)
 
