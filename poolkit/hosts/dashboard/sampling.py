@@ -20,6 +20,9 @@ WINDOW = 300.0
 MINUTE = 60.0
 """Seconds that figures of the last minute are of."""
 
+MOST = 3000
+"""Moments that are kept at most, for who looks very often."""
+
 SERIES = (
     "in_use",
     "idle",
@@ -58,9 +61,9 @@ class Recording:
         self._pools = pools
         self._every = every
         # Appended to by the housekeeper alone, and copied by readers: single atomic operations.
-        self._frames: deque[Frame] = deque(maxlen=max(2, round(WINDOW / every)))
+        self._frames: deque[Frame] = deque(maxlen=_number(WINDOW, every))
         self._looks: deque[tuple[float, dict[str, PoolStats]]] = deque(
-            maxlen=max(2, round(MINUTE / every)) + 1
+            maxlen=_number(MINUTE, every) + 1
         )
         self._timers: list[Timer] = []
 
@@ -132,6 +135,11 @@ class Sampler:
         recording = self.recording
         if recording is not None:
             recording.end()
+
+
+def _number(seconds: float, every: float) -> int:
+    """Return how many looks there are in so many *seconds*."""
+    return max(2, min(MOST, round(seconds / every)))
 
 
 def _values(now: PoolStats, before: PoolStats, seconds: float) -> Values:

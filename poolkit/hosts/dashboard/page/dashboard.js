@@ -5,7 +5,14 @@ import { changed, icon, make, put } from "./dom.js";
 import { count, duration, percent, rate, time } from "./words.js";
 import { Holders, fillEvents, fillServers } from "./tables.js";
 
-const MARKS = { healthy: "●", degraded: "▲", exhausted: "◆", unavailable: "■", closed: "□", "not opened": "○" };
+const MARKS = {
+  healthy: "●",
+  degraded: "▲",
+  exhausted: "◆",
+  unavailable: "■",
+  closed: "□",
+  "not opened": "○",
+};
 const FORGET = 60; // seconds after which a process that no longer answers is not offered any more
 const LEAVE = 20; // … and after which another one is shown instead of it
 
@@ -75,7 +82,8 @@ class Panel {
     link.href = `#${this.element.id}`;
     const head = make("th", "", link);
     head.scope = "row";
-    this.cells = [head, make("td"), ...Array.from({ length: 6 }, (_, at) => make("td", at > 2 ? "number wide" : "number"))];
+    const numbers = Array.from({ length: 6 }, (_, at) => make("td", at > 2 ? "number wide" : "number"));
+    this.cells = [head, make("td"), ...numbers];
     this.cells[1].append((this.short = make("span", "condition")));
     this.row.append(...this.cells);
   }
@@ -83,48 +91,61 @@ class Panel {
   show(pool, frames, now, span) {
     mark(this.condition, pool.condition);
     mark(this.short, pool.condition);
-    if (changed(this.reasons, pool.reasons)) this.reasons.replaceChildren(...pool.reasons.map((reason) => make("li", "", reason)));
+    if (changed(this.reasons, pool.reasons)) {
+      this.reasons.replaceChildren(...pool.reasons.map((reason) => make("li", "", reason)));
+    }
     this.explain(pool);
     for (const chart of this.charts) chart.draw(frames, now, span);
     this.count(pool);
     this.holders.show(pool);
     fillServers(this.servers, pool);
-    const { in_use, max_size, idle, waiting } = pool.now;
     const last = frames.length ? frames[frames.length - 1].values[pool.backend] : null;
     const minute = pool.minute ?? {};
-    const cells = [`${count(in_use)}/${count(max_size)}`, count(idle), count(waiting), last ? rate(last.operations) : "–"];
-    [...cells, duration(minute.wait_p99), duration(minute.use_p99)].forEach((text, at) => put(this.cells[at + 2], text));
+    const texts = [
+      `${count(pool.now.in_use)}/${count(pool.now.max_size)}`,
+      count(pool.now.idle),
+      count(pool.now.waiting),
+      rate(last?.operations),
+      duration(minute.wait_p99),
+      duration(minute.use_p99),
+    ];
+    texts.forEach((text, at) => put(this.cells[at + 2], text));
   }
 
   explain({ shortage, name }) {
     this.shortage.hidden = !shortage;
     if (!shortage) return this.shortage.replaceChildren();
     const [what, who, ...todo] = shortage;
-    const list = make("ul", "", ...todo.map((text) => make("li", "", text)));
-    const parts = [make("h3", "", `Why ${name} is exhausted`), make("p", "", what), make("p", "", who), make("h4", "", "What to do"), list];
-    this.shortage.replaceChildren(...parts);
+    this.shortage.replaceChildren(
+      make("h3", "", `Why ${name} is exhausted`),
+      make("p", "", what),
+      make("p", "", who),
+      make("h4", "", "What to do"),
+      make("ul", "", ...todo.map((text) => make("li", "", text))),
+    );
   }
 
   count({ minute, now, budget, latency, checked }) {
-    if (!this.values) {
-      const labels = ["Operations", "Errors", "Retries", "Retry budget", "Timed out, refused", "Batches: mean, largest", "Wait p50, p99", "Use p50, p99", "Health check"];
-      this.values = labels.map(() => make("dd"));
-      this.figures.append(...labels.flatMap((label, at) => [make("dt", "", label), this.values[at]]));
-    }
     const of = minute ?? {};
-    const share = of.operations ? ` (${percent(of.errors / of.operations)})` : "";
-    const texts = [
-      count(of.operations),
-      `${count(of.errors)}${of.errors ? share : ""}`,
-      count(of.retries),
-      budget === null ? "–" : `${percent(budget)} left`,
-      `${count(of.timeouts)}, ${count(of.refused)}`,
-      now.largest_batch ? `${of.mean_batch ? of.mean_batch.toFixed(1) : "–"}, ${count(now.largest_batch)}` : "none",
-      `${duration(of.wait_p50)}, ${duration(of.wait_p99)}`,
-      `${duration(of.use_p50)}, ${duration(of.use_p99)}`,
-      checked === null ? "none yet" : `${latency === null ? "no answer" : duration(latency)}, at ${time(checked)}`,
-    ];
-    texts.forEach((text, at) => put(this.values[at], text));
+    const share = of.errors ? ` (${percent(of.errors / Math.max(1, of.operations))})` : "";
+    const answered = latency === null ? "no answer" : duration(latency);
+    const batch = of.mean_batch ? of.mean_batch.toFixed(1) : "–";
+    const figures = {
+      Operations: count(of.operations),
+      Errors: `${count(of.errors)}${share}`,
+      Retries: count(of.retries),
+      "Retry budget": budget === null ? "–" : `${percent(budget)} left`,
+      "Timed out, refused": `${count(of.timeouts)}, ${count(of.refused)}`,
+      "Batches: mean, largest": now.largest_batch ? `${batch}, ${count(now.largest_batch)}` : "none",
+      "Wait p50, p99": `${duration(of.wait_p50)}, ${duration(of.wait_p99)}`,
+      "Use p50, p99": `${duration(of.use_p50)}, ${duration(of.use_p99)}`,
+      "Health check": checked === null ? "none yet" : `${answered}, at ${time(checked)}`,
+    };
+    if (!this.figures.children.length) {
+      this.figures.append(...Object.keys(figures).flatMap((label) => [make("dt", "", label), make("dd")]));
+    }
+    const values = this.figures.querySelectorAll("dd");
+    Object.values(figures).forEach((text, at) => put(values[at], text));
   }
 }
 
@@ -195,7 +216,9 @@ function choose() {
   $("process").hidden = $("process-label").hidden = !several;
   put($("process-name"), several ? `of ${processes.size} on ${host}` : `Process ${pid} on ${host}`);
   const options = [...processes].map(([id, { data }]) => [id, String(data.process.pid)]);
-  if (changed($("process"), options)) $("process").replaceChildren(...options.map(([id, text]) => new Option(text, id)));
+  if (changed($("process"), options)) {
+    $("process").replaceChildren(...options.map(([id, text]) => new Option(text, id)));
+  }
   $("process").value = shown;
 }
 
@@ -226,7 +249,8 @@ function plan(seconds) {
 async function poll() {
   clearTimeout(timer);
   const frames = processes.get(shown)?.frames ?? [];
-  const query = new URLSearchParams({ process: shown ?? "", after: frames.length ? frames[frames.length - 1].number : 0 });
+  const after = frames.length ? frames[frames.length - 1].number : 0;
+  const query = new URLSearchParams({ process: shown ?? "", after });
   for (const id of holders) query.append("stack", id);
   let next = 2;
   try {
@@ -242,7 +266,8 @@ async function poll() {
   } catch (error) {
     failures += 1;
     next = Math.min(10, 2 * failures);
-    put($("trouble"), `No new figures: ${error.name === "TypeError" ? "the server can't be reached" : error.message}. Trying again.`);
+    const cause = error.name === "TypeError" ? "the server can't be reached" : error.message;
+    put($("trouble"), `No new figures: ${cause}. Trying again.`);
     $("trouble").hidden = false;
   }
   age();

@@ -60,7 +60,8 @@ export class Holders {
     this.more.hidden = !more_holders;
     put(this.more, `… and ${more_holders} more.`);
     const overdue = holders.filter((holder) => holder.overdue).length;
-    put(this.table.caption, `Who holds a connection: ${holders.length + more_holders}${overdue ? `, ${overdue} overdue` : ""}`);
+    const late = overdue ? `, ${overdue} overdue` : "";
+    put(this.table.caption, `Who holds a connection: ${holders.length + more_holders}${late}`);
     const seen = new Set(holders.map((holder) => holder.id));
     for (const [id, row] of this.rows) {
       if (!seen.has(id)) {
@@ -93,7 +94,8 @@ export class Holders {
     const late = make("span", "late", icon("▲"), "overdue");
     const now = make("span", "place");
     const stack = make("ol", "stack");
-    const details = make("details", "", make("summary", "", make("span", "unseen", `Stack of ${thread}: `), now), stack);
+    const whose = make("span", "unseen", `Stack of ${thread}: `);
+    const details = make("details", "", make("summary", "", whose, now), stack);
     details.addEventListener("toggle", () => {
       if (details.open) this.open.add(id);
       else this.open.delete(id);
@@ -121,7 +123,13 @@ export function fillServers(element, { servers }) {
   element.hidden = !servers.length;
   if (!changed(element, servers)) return;
   if (!servers.length) return element.replaceChildren();
-  const made = table("Servers", [["Server", ""], ["In use", "number"], ["Waiting", "number"], ["Retry budget", "number wide"], ["Reached", ""]]);
+  const made = table("Servers", [
+    ["Server", ""],
+    ["In use", "number"],
+    ["Waiting", "number"],
+    ["Retry budget", "number wide"],
+    ["Reached", ""],
+  ]);
   for (const { name, in_use, max_size, waiting, budget, reachable } of servers) {
     const head = make("th", "", name);
     head.scope = "row";
