@@ -265,6 +265,17 @@ def test_a_leak_appears_with_its_stack_and_goes(kit, url, visit):
     look.page.locator("#events .good", has_text="given back").wait_for()
 
 
+def test_what_is_below_does_not_jump_when_holders_come_and_go(kit, url, visit):
+    look = visit(url)
+    look.page.locator("#pool-postgres .nobody").wait_for()
+    place = "document.querySelector('#pool-redis').offsetTop"
+    with held(kit.postgres, 3):
+        look.page.locator("#pool-postgres .holders tbody tr").nth(2).wait_for()
+        before = look.page.evaluate(place)
+    look.page.locator("#pool-postgres .nobody").wait_for()
+    assert look.page.evaluate(place) == before
+
+
 def test_a_pool_goes_down_and_comes_back(own_redis, visit):
     server = own_redis()
     redis = {"url": server.url, "name": "cache", "offline_queue": False}
@@ -386,9 +397,15 @@ def test_it_can_be_read_by_everybody_in_light_and_dark(kit, url, visit):
             assert look.page.evaluate("document.getAnimations().length") == 0
 
 
-def test_nothing_is_wider_than_the_window(kit, url, visit):
-    with held(kit.postgres):
+def test_nothing_is_wider_than_the_window(conninfo, visit):
+    postgres = {"conninfo": conninfo, "name": "orders-of-all-customers", "leak_threshold": 0.1}
+    redis = {"url": "redis://127.0.0.1:1", "name": "cache", "offline_queue": False}
+    with ExitStack() as stack:
+        kit = stack.enter_context(PoolKit(postgres=postgres, redis=redis, name="shop"))
+        url = stack.enter_context(served(Dashboard(kit, every=OFTEN)))
+        stack.enter_context(held(kit.postgres))
         look = visit(url)
+        look.await_condition("redis", "unavailable")  # the longest word
         look.page.locator("#pool-postgres summary").first.click()
         look.page.locator("#pool-postgres .stack li").first.wait_for()
         for width in (360, 640, 1280):
@@ -396,6 +413,9 @@ def test_nothing_is_wider_than_the_window(kit, url, visit):
             look.page.wait_for_timeout(1000 * 2 * OFTEN)
             assert look.page.evaluate("document.documentElement.scrollWidth") <= width
             assert look.page.evaluate(SPILLING) == []
+            room = look.page.locator("#pool-postgres .holding").evaluate("e => e.offsetHeight")
+            needed = look.page.locator("#pool-postgres table").evaluate("e => e.offsetHeight")
+            assert needed <= room < needed + 60
             assert accessibility(look) == []
 
 

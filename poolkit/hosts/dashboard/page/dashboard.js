@@ -82,7 +82,8 @@ class Panel {
     link.href = `#${this.element.id}`;
     const head = make("th", "", link);
     head.scope = "row";
-    const numbers = Array.from({ length: 6 }, (_, at) => make("td", at > 2 ? "number wide" : "number"));
+    const wide = [false, true, false, true, true, true];
+    const numbers = wide.map((is) => make("td", is ? "number wide" : "number"));
     this.cells = [head, make("td"), ...numbers];
     this.cells[1].append((this.short = make("span", "condition")));
     this.row.append(...this.cells);

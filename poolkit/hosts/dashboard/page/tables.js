@@ -84,9 +84,10 @@ export class Holders {
   settle() {
     const now = performance.now();
     this.element.style.minHeight = "0";
-    this.heights = this.heights.filter(([at]) => now - at < 30_000);
-    this.heights.push([now, this.element.offsetHeight]);
-    this.element.style.minHeight = `${Math.max(...this.heights.map(([, height]) => height))}px`;
+    const { offsetWidth, offsetHeight } = this.element;
+    this.heights = this.heights.filter(([at, width]) => now - at < 30_000 && width === offsetWidth);
+    this.heights.push([now, offsetWidth, offsetHeight]);
+    this.element.style.minHeight = `${Math.max(...this.heights.map(([, , height]) => height))}px`;
   }
 
   row({ id, thread, site }) {
@@ -99,6 +100,7 @@ export class Holders {
     details.addEventListener("toggle", () => {
       if (details.open) this.open.add(id);
       else this.open.delete(id);
+      this.heights = []; // the reader knows why it takes less
       if (details.open) this.ask();
     });
     const acquired = at(make("td", "place"), site);
