@@ -38,11 +38,11 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
-OFTEN = 0.2
-"""Seconds between two looks of the page."""
-
 PICTURES = os.environ.get("POOLKIT_SCREENSHOTS")
 """Where to put pictures of the page; with it, there is more to see, and the tests take a minute longer."""
+
+OFTEN = 0.2 if PICTURES else 0.1
+"""Seconds between two looks of the page."""
 
 CHECKS = Path(__file__).with_name("accessibility.js")
 

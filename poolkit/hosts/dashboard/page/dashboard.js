@@ -253,7 +253,7 @@ async function poll() {
   const after = frames.length ? frames[frames.length - 1].number : 0;
   const query = new URLSearchParams({ process: shown ?? "", after });
   for (const id of holders) query.append("stack", id);
-  let next = 2;
+  let next = processes.get(shown)?.data.every ?? 2;
   try {
     const answer = await fetch(`data.json?${query}`, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
     if (answer.status === 401 || answer.status === 403) throw new Error("you have no access any more; reload the page");
@@ -266,7 +266,7 @@ async function poll() {
     $("trouble").hidden = true;
   } catch (error) {
     failures += 1;
-    next = Math.min(10, 2 * failures);
+    next = Math.min(10, next * failures);
     const cause = error.name === "TypeError" ? "the server can't be reached" : error.message;
     put($("trouble"), `No new figures: ${cause}. Trying again.`);
     $("trouble").hidden = false;
