@@ -39,12 +39,22 @@ demo: $(installed) ## Serve 500 concurrent requests three ways, and compare
 	@$(bin)/poolkit demo $(ARGS)
 
 .PHONY: test
-test: $(installed) ## Run the tests
+test: $(installed) $(VENV)/.browser ## Run the tests
 	$(python) -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(installed) ## Run the generated tests with new and many more examples
 	HYPOTHESIS_PROFILE=fuzz $(python) -m pytest --timeout=1800 tests/core/models tests/fuzz $(ARGS)
+
+# Where there is no browser, and none can be had, the tests that need one are skipped, and say so.
+$(VENV)/.browser: $(installed)
+	@.ci/find-browser >/dev/null || .ci/install-browser || true
+	@touch $@
+
+.PHONY: screenshots
+screenshots: $(installed) $(VENV)/.browser ## Take the pictures of the dashboard that the documentation shows
+	@mkdir -p docs/images
+	POOLKIT_SCREENSHOTS=docs/images $(python) -m pytest -q tests/hosts/test_dashboard_browser.py -k "load or exhausted"
 
 # A name on the PATH may be a shim that doesn't run: only those that execute count.
 .PHONY: test-all

@@ -33,7 +33,10 @@ nitpick_ignore = [("py:attr", "poolkit.Holder.since")]  # a field; its class des
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!poolkit).*"),
     (r"py:.*", r"poolkit(\.\w+)*\.(_\w+|\w*T)"),
-    (r"py:class", r"poolkit(\.\w+)*\.(Pool|PoolConfig|Running|Server|Group|Settings|Bounding|Threads)"),  # beneath
+    (
+        r"py:class",
+        r"poolkit(\.\w+)*\.(Pool|PoolConfig|Running|Server|Group|Settings|Bounding|Threads)",
+    ),  # beneath
 ]
 
 autodoc_member_order = "bysource"
