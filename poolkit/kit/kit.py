@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -151,7 +152,13 @@ class PoolKit:
 
     def again(self) -> Self:
         """Return a new kit with the same settings: what was closed stays closed."""
-        pools: dict[str, Any] = {backend: pool.config for backend, pool in self._pools.items()}
+        pools: dict[str, Any] = {
+            backend: dataclasses.replace(
+                pool.config,
+                listeners=[each for each in pool.config.listeners if each is not self._recent],
+            )
+            for backend, pool in self._pools.items()
+        }
         kit = type(self)(
             **{"http": False, **pools},
             name=self.name,

@@ -108,7 +108,10 @@ def test_a_closed_kit_can_be_made_again_with_the_same_settings(conninfo):
         assert list(second.pools) == ["postgres"]
         assert second.postgres.config.max_size == 3
         assert (second.name, second.drain_timeout) == ("shop", 1.5)
+        assert [event.kind for event in second.events()] == ["ready", "opened"]
+        assert len(second.postgres.config.listeners) == len(first.postgres.config.listeners)
     assert log == ["open a pool", "close a pool"] * 2
+    assert [event.kind for event in first.events()] == ["closed", "ready", "opened"]
 
 
 def test_a_pool_that_is_not_there_is_named_with_the_remedy():
