@@ -66,7 +66,7 @@ def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[
             ports = {NOOP: plain, POOLED: running.enter_context(_server("pooled", environment))}
             for threads in THREADS:
                 settings = {**environment, "SHOP_THREADS": str(threads)}
-                ports[f"the same, always {threads} threads"] = running.enter_context(
+                ports[f"the same, {threads} threads"] = running.enter_context(
                     _server("pooled", settings)
                 )
             question = f"{CALLS} concurrent tool calls: how many threads?"

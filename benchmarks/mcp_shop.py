@@ -17,7 +17,7 @@ import uvicorn
 from mcp.server.mcpserver import MCPServer
 
 from poolkit import PoolKit
-from poolkit.hosts.mcp import PooledServer, Pools, turns
+from poolkit.hosts.mcp import PooledServer, Pools
 
 
 def noop() -> MCPServer[Any]:
@@ -33,10 +33,8 @@ def noop() -> MCPServer[Any]:
 
 
 def pooled() -> MCPServer[Any]:
-    """Return a server whose tool uses three pools; with ``SHOP_THREADS``, so many threads from first to last."""
+    """Return a server whose tool uses three pools, in ``SHOP_THREADS`` threads, if that is set."""
     threads = os.environ.get("SHOP_THREADS")
-    if threads:
-        turns.FEW = int(threads)
     pools = Pools(PoolKit.from_env(), threads=int(threads) if threads else None)
     server = PooledServer("shop", pools=pools, log_level="WARNING")
     service = os.environ["SHOP_SERVICE"]

@@ -18,7 +18,6 @@ import anyio
 from anyio import from_thread, to_thread
 
 from ...core.deadline import Cancellation, Deadline
-from .turns import Turns
 
 logger = logging.getLogger("poolkit.hosts")
 
@@ -29,10 +28,11 @@ ResultT = TypeVar("ResultT")
 
 
 class Threads:
-    """The worker threads of one event loop, *most* at a time."""
+    """The worker threads of one event loop, *most* at a time, in the order in which they were asked for."""
 
     def __init__(self, most: int) -> None:
-        self.turns = Turns(most)
+        self.limiter = anyio.CapacityLimiter(most)
+        """Who has a thread, and who waits for one: ``limiter.statistics()``."""
         self._unlimited = anyio.CapacityLimiter(math.inf)
 
     async def run(
@@ -47,13 +47,15 @@ class Threads:
 
         Raises :class:`~poolkit.DeadlineExceeded` if there is none *until* then.
         """
-        turn = object()
-        if not await self.turns.take(turn, until):
+        call = object()
+        with anyio.move_on_after(until.remaining()) as scope:
+            await self.limiter.acquire_on_behalf_of(call)
+        if scope.cancelled_caught:
             raise until.exceeded(name, stage="waiting")
         try:
             return await self._run(work, name, cancellation)
         finally:
-            self.turns.give_back(turn)
+            self.limiter.release_on_behalf_of(call)
 
     async def _run(
         self, work: Callable[[], ResultT], name: str, cancellation: Cancellation
