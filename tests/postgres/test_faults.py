@@ -78,6 +78,23 @@ class TestLostAnswers:
         assert_whole(far, 2)
         assert table.count("a") == 1
 
+    def test_an_answer_that_is_garbage_is_lost_too(
+        self, far: PostgresPool, proxy: FaultProxy, table: Table
+    ) -> None:
+        proxy.tamper(garble)
+        with pytest.raises(OutcomeUnknown):
+            far.execute(table.insert, ["a"])
+        proxy.pass_through()
+        assert table.count("a") == 1
+
+        with pytest.raises(OutcomeUnknown):
+            with far.transaction() as conn:
+                conn.execute(table.insert, ["b"])
+                proxy.tamper(garble)
+        proxy.pass_through()
+        assert table.count("b") == 1
+        assert_whole(far, 2)
+
     def test_a_lost_insert_is_repeated_when_the_caller_says_it_may_be(
         self, far: PostgresPool, proxy: FaultProxy, table: Table
     ) -> None:
@@ -243,6 +260,10 @@ class TestLostAnswers:
 
         until(lambda: table.count("a") in (0, 1))
         assert_whole(far, 2)
+
+
+def garble(way: str, data: bytes) -> bytes:
+    return data if way == "request" else b"\xff" * len(data)
 
 
 def before_anything(conn: psycopg.Connection[Any], table: Table) -> None:
