@@ -169,7 +169,8 @@ class PooledConnection(psycopg.Connection[Any]):
             except errors._WaitTimeout:
                 self.silence = None
                 silence()
-                bound -= SILENCE
+                # All that may have taken longer than it should.
+                bound = max(0.0, min(bound - SILENCE, deadline.remaining()))
         try:
             return super().wait(gen, interval, bound if bound != inf else None)
         except errors._WaitTimeout:
@@ -398,7 +399,9 @@ class PooledConnection(psycopg.Connection[Any]):
                     raise
                 raise deadline.exceeded(self.label, stage="running") from None
         late = deadline if deadline.expired else Deadline.after(0.0)
-        until = Deadline.after(CANCEL_GRACE)
+        until = Deadline(
+            late.at + CANCEL_GRACE, CANCEL_GRACE
+        )  # not from now: we may be late already
         confirmed = False
         if self.cancel_now(until):
             try:

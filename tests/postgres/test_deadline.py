@@ -64,6 +64,22 @@ def test_while_waiting_for_a_connection(db: PostgresPool) -> None:
     assert db.query("select 1") == [(1,)]
 
 
+def test_a_caller_who_is_late_already_waits_no_longer_for_the_cancel(
+    conninfo: str, make_pool: MakePool, make_proxy: MakeProxy, postgres_server: PostgresServer
+) -> None:
+    proxy = make_proxy(postgres_server)
+    db = make_pool(at(conninfo, port=proxy.port), min_size=1, max_size=1)
+    with db.connection() as conn:
+        conn.silence = lambda: time.sleep(0.35)  # type: ignore[attr-defined]
+        proxy.blackhole()
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded), deadline(0.3):
+            conn.execute("select pg_sleep(30)")
+        # It came back after 0.36 s; neither the rest of 0.3 s nor the time for a cancel is to be added to that.
+        assert 0.35 < time.monotonic() - began < 0.4 + SCHEDULING
+    proxy.pass_through()
+
+
 def test_while_connecting(conninfo: str, make_pool: MakePool) -> None:
     with silence() as port:
         db = make_pool(at(conninfo, port=port), min_size=1, max_size=1)
