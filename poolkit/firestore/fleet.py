@@ -145,7 +145,7 @@ class Fleet:
     def discard(self, slot: Slot) -> None:
         """Take a right back whose holder can't end the call: end it."""
         if slot.call is not None:
-            slot.call.cancel()
+            channels.end_call(slot.call)
         self.put(slot)
 
     # -- use -------------------------------------------------------------------------------------------
