@@ -88,7 +88,7 @@ class Slot:
             self.call.cancel()
 
     def __del__(self) -> None:
-        lease = self.lease
+        lease = getattr(self, "lease", None)  # an interruption may come before there is one
         if lease is not None:
             self._fleet.book.forgotten.append(
                 (lease, self)
