@@ -22,17 +22,16 @@ _numbers = itertools.count(1)  # of all campaigns: some share a server
 
 
 def cells(subjects: Sequence[str], only: Sequence[str] = ()) -> list[Cell]:
-    """Return the cells whose names match one of *only*, or hold it; all if there are none."""
+    """Return the cells that one of *only* means: a name, a pattern with ``*``, a part of names; if none, all."""
     every = [
         Cell(fault, subject, state) for fault in FAULTS for subject in subjects for state in STATES
     ]
-    if not only:
-        return every
-    return [
-        cell
-        for cell in every
-        if any(pattern in str(cell) or fnmatch(str(cell), pattern) for pattern in only)
-    ]
+    return [cell for cell in every if not only or any(_means(each, str(cell)) for each in only)]
+
+
+def _means(pattern: str, name: str) -> bool:
+    whole = all(pattern.split("/")) and pattern.count("/") == 2
+    return fnmatch(name, pattern) or (pattern in name and not whole)
 
 
 class Campaign:
