@@ -82,6 +82,8 @@ class PooledConnection(psycopg.Connection[Any]):
     """Called, once, if the server has not answered for a while."""
 
     _watched = False
+    _cancelling = False
+    """Whether a cancel goes on in the background."""
     _cleaning = NEVER
     _spare: psycopg.Cursor[Any] | None = None
 
@@ -298,7 +300,7 @@ class PooledConnection(psycopg.Connection[Any]):
         """Close it for good; what still runs on it is cancelled in the background."""
         self.lease = None
         self.rest()
-        if not self.closed and self.pgconn.transaction_status == ACTIVE:
+        if not self.closed and self.pgconn.transaction_status == ACTIVE and not self._cancelling:
             self._cancel_in_background()
         self.close()
 
@@ -437,6 +439,7 @@ class PooledConnection(psycopg.Connection[Any]):
             self._in_background(self.pgconn.get_cancel().cancel)
 
     def _in_background(self, cancel: Callable[[], object]) -> None:
+        self._cancelling = True
         name = self.generation.name
 
         def run() -> None:

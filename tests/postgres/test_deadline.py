@@ -80,6 +80,31 @@ def test_a_caller_who_is_late_already_waits_no_longer_for_the_cancel(
     proxy.pass_through()
 
 
+@pytest.mark.parametrize("way", ["combined", "block"])
+def test_a_cancel_that_takes_too_long_goes_on_once(
+    conninfo: str,
+    make_pool: MakePool,
+    make_proxy: MakeProxy,
+    postgres_server: PostgresServer,
+    way: str,
+) -> None:
+    proxy = make_proxy(postgres_server)
+    db = make_pool(at(conninfo, port=proxy.port), min_size=1, max_size=1, name=f"once-{way}")
+    with db.connection() as conn:
+        conn.execute("select 1")
+        if way == "block":
+            proxy.blackhole()
+            with bounded(0.2, stage="running"):
+                conn.execute("select pg_sleep(30)")
+    if way == "combined":
+        proxy.blackhole()
+        with bounded(0.2, stage="running"):
+            db.query("select pg_sleep(30)")
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count(f"poolkit-cancel-once-{way}") == 1
+    proxy.pass_through()
+
+
 def test_while_connecting(conninfo: str, make_pool: MakePool) -> None:
     with silence() as port:
         db = make_pool(at(conninfo, port=port), min_size=1, max_size=1)
