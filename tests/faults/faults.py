@@ -356,7 +356,7 @@ def interrupted(stage: Stage) -> Iterator[None]:
         yield
 
 
-@fault("interrupted in poolkit's code")
+@fault("interrupted within poolkit")
 def struck(stage: Stage) -> Iterator[None]:
     stage.crew.strike(0.3)
     yield
