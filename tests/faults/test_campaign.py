@@ -22,10 +22,9 @@ LASTS = 0.25
 
 SLICE = {
     "killed and restarted": "loaded",
-    "frozen": "in a block",
+    "frozen": "idle",
     "reset instead of the reply": "loaded",
     "garbage replies": "in a block",
-    "refused": "idle",
 }
 NAMES = list(every())
 
