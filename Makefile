@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV); ARGS=… goes to demo, test and bench."
+	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV); ARGS=… goes to demo, test, bench and chaos."
 	@echo "  PYTHONS=3.12 has package look at that one alone."
 
 .PHONY: install
@@ -94,6 +94,10 @@ bench-quick: $(installed) ## The same, shorter and rougher
 package: ## Build it, and install it on each Python with each extra
 	@$(PYTHON) .ci/package.py
 
+.PHONY: chaos
+chaos: $(installed) ## Play faults on all pools for 15 minutes, and check what is promised
+	$(python) -m tests.faults $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build/html
 	$(python) -m sphinx -q -W --keep-going -b html docs docs/_build/html
@@ -105,6 +109,6 @@ $(VENV)/.installed-docs: $(installed)
 
 .PHONY: clean
 clean: ## Remove everything that these targets made
-	rm -rf .venv .venv-3.* build dist *.egg-info docs/_build benchmarks/results
+	rm -rf .venv .venv-3.* build dist *.egg-info docs/_build benchmarks/results tests/faults/results
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find poolkit tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -216,9 +216,10 @@ class PostgresFlight:
                 status = result.status
                 if status != PIPELINE_SYNC:
                     partial.append(result)
-                    if status != FATAL_ERROR or not _ends_session(result):
+                    if status != FATAL_ERROR or (severity := _severity(result)) not in _ENDS:
                         continue
-                    self._fatal = True
+                    # If libpq says so, who lost the connection, the server may have come further.
+                    self._fatal = severity is not None
             elif self._pipelined:
                 if not ended:
                     ended = True
@@ -274,6 +275,10 @@ class PostgresFlight:
         return error
 
 
-def _ends_session(result: pq.abc.PGresult) -> bool:
-    severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
-    return severity in (b"FATAL", b"PANIC") or severity is None
+_ENDS = (b"FATAL", b"PANIC", None)
+"""Severities of errors after which nothing follows."""
+
+
+def _severity(result: pq.abc.PGresult) -> bytes | None:
+    """Return how severe an error is; None for one that is not the server's but libpq's."""
+    return result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)

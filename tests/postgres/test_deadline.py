@@ -64,6 +64,47 @@ def test_while_waiting_for_a_connection(db: PostgresPool) -> None:
     assert db.query("select 1") == [(1,)]
 
 
+def test_a_caller_who_is_late_already_waits_no_longer_for_the_cancel(
+    conninfo: str, make_pool: MakePool, make_proxy: MakeProxy, postgres_server: PostgresServer
+) -> None:
+    proxy = make_proxy(postgres_server)
+    db = make_pool(at(conninfo, port=proxy.port), min_size=1, max_size=1)
+    with db.connection() as conn:
+        conn.silence = lambda: time.sleep(0.35)  # type: ignore[attr-defined]
+        proxy.blackhole()
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded), deadline(0.3):
+            conn.execute("select pg_sleep(30)")
+        # It came back after 0.36 s; neither the rest of 0.3 s nor the time for a cancel is to be added to that.
+        assert 0.35 < time.monotonic() - began < 0.4 + SCHEDULING
+    proxy.pass_through()
+
+
+@pytest.mark.parametrize("way", ["combined", "block"])
+def test_a_cancel_that_takes_too_long_goes_on_once(
+    conninfo: str,
+    make_pool: MakePool,
+    make_proxy: MakeProxy,
+    postgres_server: PostgresServer,
+    way: str,
+) -> None:
+    proxy = make_proxy(postgres_server)
+    db = make_pool(at(conninfo, port=proxy.port), min_size=1, max_size=1, name=f"once-{way}")
+    with db.connection() as conn:
+        conn.execute("select 1")
+        if way == "block":
+            proxy.blackhole()
+            with bounded(0.2, stage="running"):
+                conn.execute("select pg_sleep(30)")
+    if way == "combined":
+        proxy.blackhole()
+        with bounded(0.2, stage="running"):
+            db.query("select pg_sleep(30)")
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count(f"poolkit-cancel-once-{way}") == 1
+    proxy.pass_through()
+
+
 def test_while_connecting(conninfo: str, make_pool: MakePool) -> None:
     with silence() as port:
         db = make_pool(at(conninfo, port=port), min_size=1, max_size=1)
