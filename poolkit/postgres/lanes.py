@@ -21,7 +21,7 @@ from psycopg._preparing import Prepare
 from psycopg.adapt import Transformer
 
 from ..core.deadline import Deadline
-from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown
+from ..core.errors import DeadlineExceeded
 from .connection import PooledConnection
 from .failures import NotRun, is_stale
 from .statement import ALL, Answer, Statement
@@ -165,11 +165,8 @@ class PostgresFlight:
 
     def silent(self) -> Exception:
         """Return the error for an answer that did not come within the statement timeout."""
-        return DeadlineOutcomeUnknown(
-            f"{self._conn.label}: no answer within {self.patience:g} s (statement_timeout), "
-            "and it may have taken effect",
-            stage="running",
-        )
+        text = f"{self._conn.label}: no answer within {self.patience:g} s (statement_timeout)"
+        return DeadlineExceeded(text, stage="running").in_doubt(", and it may have taken effect")
 
     def lost(self, at: int, error: Exception) -> Exception:
         """Return the error for statement *at* of a connection that *error* has broken."""
