@@ -33,6 +33,13 @@ OVERSHOOT = 0.05
 """Seconds past a deadline that are promised at most."""
 
 
+@pytest.fixture
+def db(db: PostgresPool) -> PostgresPool:
+    """Give the pool with its connection open: short deadlines are for what a test is about."""
+    assert db.query("select 1") == [(1,)]
+    return db
+
+
 @contextmanager
 def bounded(seconds: float, *, stage: str | None = None) -> Iterator[None]:
     """Run the block under a deadline; check that it ends with it, not before and not much later."""
@@ -295,7 +302,8 @@ def test_retries_end_with_the_deadline(db: PostgresPool) -> None:
         conn.execute("do $$ begin raise exception using errcode = '40001'; end $$")
 
     began = time.monotonic()
-    with pytest.raises(psycopg.errors.SerializationFailure), deadline(0.05):
+    # On a busy machine the time may be over in the middle of a pause, or of an attempt.
+    with pytest.raises((psycopg.errors.SerializationFailure, DeadlineExceeded)), deadline(0.05):
         db.run(fail)
     assert time.monotonic() - began <= 0.05 + OVERSHOOT + SCHEDULING
 
