@@ -64,6 +64,14 @@ SPEED_COLUMNS: Mapping[str, Column] = {
     "client CPU µs": (CPU, "{:,.0f}"),
     "RSS MB": (RSS, "{:,.0f}"),
 }
+SERVED_COLUMNS: Mapping[str, Column] = {
+    "requests/s": (THROUGHPUT, "{:,.0f}"),
+    "p50 ms": (P50, "{:,.1f}"),
+    "p99 ms": (P99, "{:,.1f}"),
+    "longest ms": (LONGEST, "{:,.0f}"),
+    "host's CPU µs": (CPU, "{:,.0f}"),
+    "host's RSS MB": (RSS, "{:,.0f}"),
+}
 COST_COLUMNS: Mapping[str, Column] = {
     "µs a request": (COST, "{:,.2f}"),
     "p50 ms": (P50, "{:,.4f}"),
@@ -102,6 +110,15 @@ def speed(
         left_out=left_out(results.cells),
         beaten=beaten(results, (THROUGHPUT, P99)),
     )
+
+
+def served(
+    name: str, question: str, results: Results, reference: str, targets: Sequence[Target]
+) -> Answer:
+    """Answer how fast a server is for clients of other processes; the threads are its own."""
+    answer = speed(name, question, results, reference, targets)
+    tables = [_table(results, n, reference, SERVED_COLUMNS) for n in _thread_counts(results)]
+    return dataclasses.replace(answer, tables=tables)
 
 
 def fairness(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +21,9 @@ from poolkit.embedded import (
     RedisServer,
 )
 from poolkit.embedded.firestore import find_jar
+from tests import generated
+
+generated.load(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
 # A run in the background of a script is born with Ctrl-C ignored, and so would be all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

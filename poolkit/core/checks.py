@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -38,6 +39,8 @@ def integer(field: str, value: object) -> int:
     """Return *value* as a whole number, or raise :class:`ConfigError`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{field} must be a whole number, not {kind(value)}")
+    if abs(value) > sys.maxsize:  # str() refuses some thousands of digits, so it is not shown
+        raise ConfigError(f"{field} must be a number of at most {len(str(sys.maxsize))} digits")
     return value
 
 
@@ -61,6 +64,14 @@ def text(field: str, value: object) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{field} must be a string, not {kind(value)}")
     return value
+
+
+def utf8(field: str, value: str) -> bytes:
+    """Return *value* as UTF-8, or raise :class:`ConfigError`. The value is never shown."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{field} must be text; half of a surrogate pair is none") from None
 
 
 def kind(value: object) -> str:

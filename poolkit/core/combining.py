@@ -217,8 +217,8 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
                 self._stop(batch, mine)
         except BaseException as error:
             self._break(batch, mine, error)
-            if not isinstance(error, Exception):
-                raise
+            if not (isinstance(error, Exception) and (mine.done or mine.withdrawn)):
+                raise  # it has hit this thread, perhaps before its request was one of the batch
         else:
             self._end(batch, mine)
         mine.duty = None

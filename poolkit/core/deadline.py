@@ -66,6 +66,11 @@ class Deadline:
     cancellations: tuple[Cancellation, ...] = ()
     """Those that end it early."""
 
+    left = False
+    """Whether it was that of a block which has been left: then the one ``around`` is in force."""
+
+    around: Deadline
+
     pulse = math.inf
     """Seconds after which one who waits has to look again: infinity if it can't be cancelled."""
 
@@ -198,10 +203,46 @@ def _earlier(one: Deadline, other: Deadline) -> Deadline:
 NEVER = Deadline(math.inf, math.inf)
 """The deadline that never comes."""
 
+
+class _Block(Deadline):
+    """The deadline of a block that was entered: its own, or that *around* it, which came earlier."""
+
+    __slots__ = ("around", "left")
+
+    def __init__(self, at: float, budget: float, around: Deadline) -> None:
+        super().__init__(at, budget)
+        object.__setattr__(self, "around", around)
+        object.__setattr__(self, "left", False)
+
+
+class _CancellableBlock(_Cancellable):
+    """The same of one that can be cancelled."""
+
+    __slots__ = ("around", "left")
+
+    def __init__(self, limit: Deadline, around: Deadline) -> None:
+        super().__init__(limit._limit, limit.cancellations)
+        object.__setattr__(self, "around", around)
+        object.__setattr__(self, "left", False)
+
+
+def _in_force(limit: Deadline) -> Deadline:
+    """Return *limit*, or the innermost around it whose block was not left.
+
+    A block in a generator may be left while others, entered later, are not.
+    """
+    while limit.left:
+        limit = limit.around
+    return limit
+
+
 _ambient: ContextVar[Deadline] = ContextVar("poolkit_deadline", default=NEVER)
 
 ambient = _ambient.get
 """Return the deadline in force here: the earliest of the enclosing :class:`deadline` blocks."""
+
+impose = _ambient.set
+"""Put a deadline in force from here on: for work in steps, with which its deadline comes and goes."""
 
 
 class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
@@ -215,11 +256,10 @@ class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
     infinity then. It holds for nested blocks too.
     """
 
-    __slots__ = ("_before", "_cancellation", "_mine", "_seconds")
+    __slots__ = ("_cancellation", "_mine", "_seconds")
 
     def __init__(self, seconds: float, *, cancellation: Cancellation | None = None) -> None:
-        self._mine: Deadline | None = None
-        self._before = NEVER
+        self._mine: _Block | _CancellableBlock | None = None
         self._seconds = checks.seconds("deadline", seconds, forever=True)
         if cancellation is not None and not isinstance(cancellation, Cancellation):
             raise ConfigError(
@@ -230,11 +270,8 @@ class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
     def __enter__(self) -> Deadline:
         if self._mine is not None:
             raise RuntimeError("this deadline block is already entered; make a new one")
-        self._before = _ambient.get()
-        mine = Deadline.after(self._seconds)
-        if self._cancellation is not None:
-            mine = _Cancellable(mine, (self._cancellation,))
-        mine = self._mine = mine.earlier(self._before)
+        around = _in_force(_ambient.get())
+        mine = self._mine = self._begin(around)
         _ambient.set(mine)
         return mine
 
@@ -244,12 +281,30 @@ class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        mine, self._mine = self._mine, None
+        mine = self._mine
         if mine is not None:
-            _ambient.set(self._before)
+            object.__setattr__(mine, "left", True)
+            if _ambient.get() is mine:
+                _ambient.set(_in_force(mine))
+            self._mine = None  # last, or an interruption would leave the rest undone
 
     def __del__(self) -> None:
-        # An interruption may come between the two, and on entering them: else its thread would keep the deadline.
+        # An interruption may come between the two, and in them: else its thread would keep the deadline.
         mine = getattr(self, "_mine", None)  # it may not even have been made
-        if mine is not None and _ambient.get() is mine:
-            _ambient.set(self._before)
+        if mine is not None:
+            object.__setattr__(mine, "left", True)
+            if _ambient.get() is mine:
+                _ambient.set(mine.around)
+
+    def _begin(self, around: Deadline) -> _Block | _CancellableBlock:
+        """Return what is in force in the block, entered now."""
+        seconds, cancellation = self._seconds, self._cancellation
+        at = monotonic() + seconds
+        if cancellation is None and not around.cancellations:
+            if around.at < at:
+                return _Block(around.at, around.budget, around)
+            return _Block(at, seconds, around)
+        limit = Deadline(at, seconds)
+        if cancellation is not None:
+            limit = _Cancellable(limit, (cancellation,))
+        return _CancellableBlock(limit.earlier(around), around)

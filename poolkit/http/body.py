@@ -106,7 +106,7 @@ def make_body(*, json_value: Any, data: Data | None, files: Files | None) -> Bod
     if data is None or isinstance(data, (bytes, bytearray, memoryview)):
         return Body(bytes(data) if isinstance(data, (bytearray, memoryview)) else data)
     if isinstance(data, str):
-        return Body(data.encode())
+        return Body(checks.utf8("data", data))
     if hasattr(data, "read"):
         return Body(data)
     if isinstance(data, Mapping) or _is_pairs(data):
@@ -145,7 +145,10 @@ def _of_files(data: Data | None, files: Files) -> Body:
         raise ConfigError(
             f"files must be a dict of names and files, not {checks.kind(files)}"
         ) from None
-    return Body(*encode_multipart_formdata(fields))
+    try:
+        return Body(*encode_multipart_formdata(fields))
+    except UnicodeEncodeError:
+        raise ConfigError("files and data must be text; half of a surrogate pair is none") from None
 
 
 def _part(name: str, given: Any) -> tuple[Any, ...]:

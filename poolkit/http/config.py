@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import checks
 from ..core.config import PoolConfig
 from ..core.errors import ConfigError
+from .guard import is_host
 from .request import Auth, Headers, check_auth, check_fields, fields_of
 from .target import SET_BASE, UNIX, Target, parse
 
@@ -185,7 +186,12 @@ class HttpConfig(PoolConfig):
             if name.startswith("/"):
                 continue  # the path of a Unix-domain socket
             plain = name.removeprefix("*.")
-            if not plain or set(plain) & set("*/@[] ") or plain.count(":") == 1:
+            if (
+                not plain
+                or set(plain) & set("*/?#\\@[] ")
+                or plain.count(":") == 1
+                or not is_host(name)
+            ):
                 raise ConfigError(
                     f"allowed_hosts: {name!r} is no host; give names, addresses, or *.example.com, "
                     "without a port or brackets"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 
+from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from ..core.errors import AddressBlocked
@@ -81,6 +82,15 @@ class Guard:
                 "and allow_private is False"
             )
         return allowed
+
+
+def is_host(text: str) -> bool:
+    """Whether *text* can be an item of the allowed hosts."""
+    try:
+        _as_in_urls(text)
+    except LocationParseError:
+        return False
+    return True
 
 
 def _as_in_urls(host: str) -> str:

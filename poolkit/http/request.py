@@ -224,6 +224,7 @@ def check_auth(auth: object) -> Auth | None:
     if auth is None or isinstance(auth, str) or callable(auth):
         return auth
     if isinstance(auth, (tuple, list)) and [type(item) for item in auth] == [str, str]:
+        checks.utf8("auth", f"{auth[0]}:{auth[1]}")
         return auth[0], auth[1]
     raise ConfigError(
         "auth must be (user, password), a bearer token, or a function that is called with the request, "

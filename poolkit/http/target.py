@@ -143,7 +143,7 @@ def encode(params: Params, field_name: str = "params") -> str:
     if isinstance(params, str):
         return params
     pairs = params.items() if isinstance(params, Mapping) else params
-    listed: list[tuple[str | bytes, str | bytes]] = []
+    listed: list[tuple[bytes, bytes]] = []
     try:
         for name, given in pairs:
             values = given if isinstance(given, (list, tuple, set, frozenset)) else (given,)
@@ -155,7 +155,7 @@ def encode(params: Params, field_name: str = "params") -> str:
                         f"{field_name}[{name!r}] must be text, a number or a list of them, "
                         f"not {checks.kind(value)}"
                     )
-                listed.append((name, value if isinstance(value, (str, bytes)) else str(value)))
+                listed.append((_bytes(field_name, name), _bytes(field_name, value)))
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -163,3 +163,7 @@ def encode(params: Params, field_name: str = "params") -> str:
             f"{field_name} must be a dict or a list of pairs, not {checks.kind(params)}"
         ) from None
     return urlencode(listed)
+
+
+def _bytes(field_name: str, value: object) -> bytes:
+    return value if isinstance(value, bytes) else checks.utf8(field_name, str(value))

@@ -6,12 +6,13 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
 from ..core import checks
 from ..core.deadline import Deadline
+from ..core.errors import PoolOverloaded
 from ..core.housekeeper import Timer, housekeeper
 from ..core.stats import PoolStats
 from .backends import AnyPool
@@ -94,10 +95,14 @@ class Limits:
         checks.seconds("Limits.error_rate", self.error_rate)
 
 
+def _nobody(*_: object) -> None:
+    """There is nobody to tell."""
+
+
 class HealthChecker:
     """Checks each pool *every* so many seconds, each in a thread of its own, so that none delays another.
 
-    A check may take *timeout* seconds. What changes is logged, once.
+    A check may take *timeout* seconds. What changes is logged, once, and *changed* is called with the pool's name.
     """
 
     def __init__(
@@ -107,12 +112,13 @@ class HealthChecker:
         every: float = 30.0,
         timeout: float = 5.0,
         limits: Limits | None = None,
+        changed: Callable[[str, PoolHealth], object] = _nobody,
     ) -> None:
         self._every = checks.seconds("every", every, zero=False)
         self._timeout = checks.seconds("timeout", timeout, zero=False)
         limits = limits or Limits()
         self._watches = {
-            name: _Watch(name, pool, self._timeout, limits) for name, pool in pools.items()
+            name: _Watch(name, pool, self._timeout, limits, changed) for name, pool in pools.items()
         }
         self._timer: Timer | None = None
         self._first: Timer | None = None
@@ -168,12 +174,20 @@ _GRACE = 0.5
 class _Watch:
     """Checks one pool."""
 
-    def __init__(self, name: str, pool: AnyPool, timeout: float, limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        pool: AnyPool,
+        timeout: float,
+        limits: Limits,
+        changed: Callable[[str, PoolHealth], object],
+    ) -> None:
         self.last: PoolHealth | None = None
         self._name = name
         self._pool = pool
         self._timeout = timeout
         self._limits = limits
+        self._changed = changed
         self._ended = False
         self._lock = threading.Lock()
         # Guarded by _lock:
@@ -220,12 +234,21 @@ class _Watch:
         latency = None
         try:
             latency = self._pool.ping(self._timeout)
+        except PoolOverloaded as error:
+            # The others are served, or all of them hang: to send requests elsewhere helps in the one case only.
+            reasons["waiting" if self._serves() else "backend"] = _in_a_line(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a reason
             reasons["backend"] = _in_a_line(error)
         complaints = self._complaints(self._pool.stats())
         if not reasons:
             reasons = complaints
         self._conclude(latency, reasons)
+
+    def _serves(self) -> bool:
+        """Whether anything went well since the last check."""
+        before, errors_before = self._counted
+        stats = self._pool.stats()
+        return stats.operations - stats.errors > before - errors_before
 
     def _complaints(self, stats: PoolStats) -> dict[str, str]:
         """Return what the pool's figures since the last check say against it."""
@@ -250,7 +273,7 @@ class _Watch:
         if self._ended:
             return  # what was found is that the pool is being closed
         status = _status_for(reasons)
-        self.last = PoolHealth(
+        self.last = health = PoolHealth(
             status=status, reasons=dict(reasons), latency=latency, checked_at=time.time()
         )
         with self._lock:
@@ -266,6 +289,7 @@ class _Watch:
                 "".join(f"; {reason}" for reason in reasons.values()),
                 extra={"pool": self._pool.name, "status": status.value},
             )
+            self._changed(self._pool.name, health)
 
 
 def _status_for(reasons: Mapping[str, str]) -> Status:

@@ -120,18 +120,30 @@ class Settings:
         return f" ({', '.join(named)})" if named else ""
 
 
-def read_environment(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Take what variables like ``POOLKIT_POSTGRES_MAX_SIZE`` say. An empty one says nothing."""
-    if name := environ.get(f"{PREFIX}ENV", "").strip():
+def read_environment(settings: Settings, environ: Mapping[str, object]) -> None:
+    """Take what variables like ``POOLKIT_POSTGRES_MAX_SIZE`` say. An empty one, and None, says nothing.
+
+    Text is read as what the field is; anything else is taken as it is.
+    """
+    told = {
+        variable: value
+        for variable, value in sorted(environ.items())
+        if value is not None and not (isinstance(value, str) and not value.strip())
+    }
+    if name := told.get(f"{PREFIX}ENV"):
         try:
-            settings.use_preset(name)
+            settings.use_preset(checks.text("the preset", name).strip())
         except ConfigError as error:
             raise ConfigError(f"{PREFIX}ENV: {error}") from None
-    for variable, text in sorted(environ.items()):
+    for variable, value in told.items():
         for backend in BACKENDS:
             start = f"{PREFIX}{backend.upper()}_"
-            if variable.startswith(start) and text.strip():
-                settings.use_text(backend, variable.removeprefix(start).lower(), text, variable)
+            if variable.startswith(start):
+                field = variable.removeprefix(start).lower()
+                if isinstance(value, str):
+                    settings.use_text(backend, field, value, variable)
+                else:
+                    settings.use_value(backend, field, value, variable)
 
 
 def read_file(settings: Settings, path: str | os.PathLike[str]) -> None:
@@ -139,7 +151,7 @@ def read_file(settings: Settings, path: str | os.PathLike[str]) -> None:
     where = Path(path)
     try:
         content = where.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no file has a NUL in its name
         raise ConfigError(f"{where} can't be read: {error}") from None
     if where.suffix.lower() in (".ini", ".cfg"):
         _read_ini(settings, content, where)
@@ -154,7 +166,7 @@ def _read_toml(settings: Settings, content: str, where: Path) -> None:
         import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
     try:
         found = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of any length, tables of any depth
         raise ConfigError(f"{where} is not TOML: {error}") from None
     _use_preset_of(settings, found.pop("preset", None), where)
     for section, fields in found.items():
@@ -170,13 +182,25 @@ def _read_ini(settings: Settings, content: str, where: Path) -> None:
     try:
         parser.read_string(content, source=str(where))
     except configparser.Error as error:
-        raise ConfigError(f"{where} is not INI: {error}") from None
+        raise ConfigError(f"{where} is not INI: {_ini_fault(error)}") from None
     if parser.has_section("poolkit"):
         _use_preset_of(settings, parser.get("poolkit", "preset", fallback=None), where)
     for section in parser.sections():
         if section != "poolkit":
             for field, text in parser.items(section):
                 settings.use_text(_backend(section, where), field, text, f"{where} [{section}]")
+
+
+def _ini_fault(error: configparser.Error) -> str:
+    """Return what is wrong, and where, but not the line, which its text quotes: it may hold a secret."""
+    if isinstance(error, (configparser.DuplicateSectionError, configparser.DuplicateOptionError)):
+        return f"line {error.lineno} has a section or a setting for the second time"
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"line {error.lineno} is in no section"
+    if isinstance(error, configparser.ParsingError):
+        lines = ", ".join(str(number) for number, _ in error.errors)
+        return f"neither a section nor a setting is in line {lines}"
+    return type(error).__name__
 
 
 def _use_preset_of(settings: Settings, name: Any, where: Path) -> None:
@@ -225,7 +249,7 @@ def _parsed(kinds: frozenset[str], text: str, source: str) -> Any:
 def _object(text: str, source: str) -> Any:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ConfigError(f"{source} must be a JSON object") from None

@@ -52,9 +52,9 @@ def parse(conninfo: object) -> Address:
         )
     try:
         parsed = psycopg_conninfo.conninfo_to_dict(conninfo)
-        if _is_misread(conninfo, str(parsed.get("port", ""))):
+        if "\0" in conninfo or _is_misread(conninfo, str(parsed.get("port", ""))):
             raise ProgrammingError
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeError):  # the latter would show a part of it
         raise ConfigError(
             "conninfo can't be parsed (not shown here, it may hold a password); it looks like "
             "'postgresql://user:password@host:5432/dbname?sslmode=verify-full' or "

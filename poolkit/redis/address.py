@@ -12,6 +12,8 @@ from ..core.errors import ConfigError
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 
+_DIGITS = 9  # of a database's number; int() refuses some thousands of them
+
 
 @dataclass(frozen=True)
 class Server:
@@ -56,6 +58,11 @@ def parse_list(name: str, given: str | Sequence[str], port: int = DEFAULT_PORT) 
         if not isinstance(item, str):
             raise ConfigError(f"{name} must have strings, not {checks.kind(item)}")
         text = item.strip()
+        if text.startswith("@"):
+            raise ConfigError(
+                f"{name}: there is nothing before an '@'; "
+                "percent-encode special characters of the password, a comma say"
+            )
         try:
             addresses.append(_parse_url(text if "://" in text else f"redis://{text}", port))
         except ConfigError as error:
@@ -80,6 +87,8 @@ def _parse_url(url: str, port: int = DEFAULT_PORT) -> Address:
     try:
         parts = urlsplit(url)
         host, given_port = parts.hostname, parts.port
+        if parts.netloc.endswith(":"):  # a password may have been cut off there
+            raise ValueError
     except ValueError:
         # Its message could quote a password, as what follows the colon.
         raise ConfigError(
@@ -121,6 +130,6 @@ def _db(parts: SplitResult, from_path: str) -> int | None:
         raise ConfigError("it has a '#'; percent-encode special characters of the password")
     if not found:
         return None
-    if not found.isascii() or not found.isdigit():
+    if not found.isascii() or not found.isdigit() or len(found) > _DIGITS:
         raise ConfigError("the database must be a number, as in redis://host:6379/0")
     return int(found)

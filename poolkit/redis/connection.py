@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import redis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.connection import AbstractConnection
-from redis.exceptions import ExecAbortError, MovedError, ReadOnlyError
+from redis.exceptions import ExecAbortError, InvalidResponse, MovedError, ReadOnlyError
 from redis.utils import HIREDIS_AVAILABLE, SENTINEL
 
 from ..core.deadline import NEVER, Deadline, ambient
@@ -503,6 +503,9 @@ class PooledConnection(AbstractConnection):
             raise redis.ConnectionError(
                 f"the connection to {self._host_error()} was lost: {error}"
             ) from error
+        if isinstance(error, (IndexError, ValueError)) and not isinstance(error, UnicodeError):
+            # redis-py took apart what came, as the error or the message that it began like.
+            raise InvalidResponse(f"{self._host_error()} sent what is no reply") from error
         raise error
 
     def _has_unread(self) -> bool:

@@ -55,6 +55,12 @@ def test_what_is_no_whole_number_is_refused_by_name(value):
         checks.count("max_size", value)
 
 
+@pytest.mark.parametrize("value", [10**5000, -(10**5000)], ids=["high", "low"])
+def test_a_number_of_any_length_is_refused_by_name(value):
+    with pytest.raises(ConfigError, match=r"^max_size must be "):
+        checks.count("max_size", value)
+
+
 def test_counts_below_the_least_are_refused():
     assert checks.count("max_size", 1, at_least=1) == 1
     with pytest.raises(ConfigError, match="max_size must be 1 or more, not 0"):

@@ -563,6 +563,23 @@ def _quick_collections():
     gc.unfreeze()
 
 
+def test_what_is_thrown_into_a_leader_before_it_has_sent_anything_is_raised_there(monkeypatch):
+    server = Server()
+    holders = server.occupy()
+    leader, follower = server.queue(server.asked("leader"), server.asked("follower"))
+
+    def strike():
+        monkeypatch.undo()
+        raise Interrupted
+
+    monkeypatch.setattr(server.combiner._pace, "note_gathered", strike)
+    server.free(holders)
+
+    assert isinstance(leader.end(), Interrupted)
+    follower.end()
+    server.assert_at_rest()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("_quick_collections")
 @pytest.mark.parametrize("role", ROLES)

@@ -66,7 +66,21 @@ def test_nested_blocks_take_the_earlier(outer, inner):
 
 def test_a_block_without_limit_keeps_the_outer_one():
     with deadline(5) as outer, deadline(math.inf) as inner:
-        assert inner is outer
+        assert (inner.at, inner.budget) == (outer.at, outer.budget)
+
+
+def test_a_generator_that_ends_out_of_order_takes_no_deadline_away_and_leaves_none_behind():
+    def bounded():
+        with deadline(50):
+            yield
+
+    for end in (lambda steps: steps.close(), lambda steps: next(steps, None)):
+        steps = bounded()
+        next(steps)
+        with deadline(5) as limit:
+            end(steps)
+            assert ambient() is limit
+        assert ambient() is NEVER
 
 
 @pytest.mark.parametrize("seconds", [-1, -0.0001, math.nan, -math.inf, "5", None, True])
@@ -252,9 +266,11 @@ def test_a_block_that_adds_nothing_keeps_the_deadline_around_it():
     cancellation = Cancellation()
     with deadline(5, cancellation=cancellation) as outer:
         with deadline(50) as inner:
-            assert inner is outer
+            assert (inner.at, inner.budget) == (outer.at, outer.budget)
+            assert inner.cancellations == outer.cancellations
         with deadline(50, cancellation=cancellation) as inner:
-            assert inner is outer
+            assert (inner.at, inner.budget) == (outer.at, outer.budget)
+            assert inner.cancellations == outer.cancellations
 
 
 @pytest.mark.parametrize("turn", [False, True])

@@ -8,7 +8,7 @@ from time import perf_counter
 
 import pytest
 
-from poolkit import ConfigError, PostgresPool, RedisPool, Status
+from poolkit import ConfigError, PoolOverloaded, PostgresPool, RedisPool, Status
 from poolkit.core.deadline import Deadline
 from poolkit.kit.health import HealthChecker, Limits
 
@@ -98,6 +98,21 @@ def test_more_than_five_waiting_threads_degrade_a_pool():
     assert found.status is Status.DEGRADED
     assert found.ready
     assert "consider a larger pool" in found.pools["db"].reasons["waiting"]
+
+
+def test_a_check_refused_by_a_pool_that_serves_others_degrades_it_only():
+    pool = Pool()
+    watch = checker(pool)
+    pool.error = PoolOverloaded("2 threads wait already")
+    pool.figures.operations = 10
+    found = watch.check()
+
+    assert found.pools["db"].reasons == {"waiting": "PoolOverloaded: 2 threads wait already"}
+    assert found.ready
+
+    # Nobody was served since: they all hang.
+    pool.figures.operations = pool.figures.errors = 20
+    assert watch.check().ready is False
 
 
 def test_errors_count_since_the_last_check_and_not_since_the_start():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolkit import ConfigError, PoolKit
+from poolkit import ConfigError, PoolKit, RetryPolicy
 
 SECRET = "geheim"
 ADDRESS = f"postgresql://app:{SECRET}@db/app"
@@ -80,6 +80,27 @@ def test_the_environment_sets_any_field_and_arguments_win():
     assert source_of(kit, "postgres", "combine") == "POOLKIT_POSTGRES_COMBINE"
 
 
+def test_a_mapping_that_is_not_the_environment_may_have_values_that_are_no_text():
+    retry = RetryPolicy(attempts=7)
+    kit = PoolKit.from_env(
+        {
+            "POOLKIT_ENV": "staging",
+            "POOLKIT_POSTGRES_CONNINFO": ADDRESS,
+            "POOLKIT_POSTGRES_MAX_SIZE": 12,
+            "POOLKIT_POSTGRES_MIN_SIZE": "4",
+            "POOLKIT_POSTGRES_RETRY": retry,
+            "POOLKIT_HTTP_ALLOWED_HOSTS": ["a.example"],
+            "POOLKIT_REDIS_URL": None,
+            "DEBUG": True,
+        }
+    )
+    db = kit.postgres.config
+    assert (db.max_size, db.min_size, db.idle_timeout, db.retry) == (12, 4, 20, retry)
+    assert kit.http.config.allowed_hosts == ("a.example",)
+    assert set(kit.pools) == {"postgres", "http"}
+    assert source_of(kit, "postgres", "max_size") == "POOLKIT_POSTGRES_MAX_SIZE"
+
+
 def test_a_pool_is_there_only_if_it_was_said_where():
     kit = PoolKit.from_env({"POOLKIT_POSTGRES_MAX_SIZE": "3"})
 
@@ -98,6 +119,7 @@ def test_a_pool_is_there_only_if_it_was_said_where():
         ),
         ({"POOLKIT_REDIS_COMBINE": SECRET}, "POOLKIT_REDIS_COMBINE must be true or false"),
         ({"POOLKIT_HTTP_HEADERS": SECRET}, "POOLKIT_HTTP_HEADERS must be a JSON object"),
+        ({"POOLKIT_HTTP_HEADERS": "[" * 100_000}, "POOLKIT_HTTP_HEADERS must be a JSON object"),
         ({"POOLKIT_HTTP_BEFORE_REQUEST": SECRET}, "POOLKIT_HTTP_BEFORE_REQUEST can't be set"),
         ({"POOLKIT_POSTGRES_MAXSIZE": "3"}, "did you mean 'max_size'"),
         ({"POOLKIT_ENV": "prodution"}, "POOLKIT_ENV: .*did you mean 'production'"),
@@ -163,7 +185,14 @@ def test_a_file_says_the_same_in_both_forms(tmp_path, name, content):
     ("name", "content", "said"),
     [
         ("kit.toml", "[postgres", "is not TOML"),
-        ("kit.ini", "max_size = 3", "is not INI"),
+        ("kit.toml", "a = " + "[" * 10_000, "is not TOML"),
+        ("kit.toml", f"a = {'9' * 5000}", "is not TOML"),
+        ("kit.ini", "max_size = 3", "is not INI: line 1 is in no section"),
+        (
+            "kit.ini",
+            "[http]\n[http]",
+            "is not INI: line 2 has a section or a setting for the second",
+        ),
         ("kit.toml", "[postgress]\nmax_size = 1", "did you mean 'postgres'"),
         ("kit.ini", "[postgress]\nmax_size = 1", "did you mean 'postgres'"),
         ("kit.toml", "postgres = 3", "must be a table"),
@@ -184,6 +213,22 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, name, content, said)
         PoolKit.from_file(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [(f"password = {SECRET}\n[redis]", 1), (f"[redis]\npassword\n  {SECRET}\n{SECRET}", 2)],
+)
+def test_no_line_of_a_wrong_file_is_shown(tmp_path, content, line):
+    path = tmp_path / "kit.ini"
+    path.write_text(content)
+
+    with pytest.raises(ConfigError, match=f"line {line}") as caught:
+        PoolKit.from_file(path)
+
+    assert SECRET not in str(caught.value)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.toml can't be read"):
         PoolKit.from_file(tmp_path / "nothing.toml")
+    with pytest.raises(ConfigError, match="can't be read"):
+        PoolKit.from_file("kit\0.toml")

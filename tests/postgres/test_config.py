@@ -32,6 +32,9 @@ UNPARSABLE = [
     f"host=db pasword={SECRET}",
     f"postgresql://app:{SECRET}@db/app?nosuch=1",
     f"host=db password='{SECRET}",
+    f"host=db password={SECRET}\udcff",  # not UTF-8, from the environment
+    f"postgresql://app:{SECRET}%ff@db/app",
+    f"host=db\0password={SECRET}",  # libpq would read no further
 ]
 MISREAD = [
     f"postgresql://app:{SECRET}/x@db/app",  # host "app", port "s3cret"

@@ -14,10 +14,11 @@ Words = list[bytes]
 
 @dataclass(frozen=True)
 class Torn:
-    """The *begin* of a reply, after which the connection is reset as soon as *wait* returns."""
+    """The *begin* of a reply, after which the connection is reset, or else ended, as soon as *wait* returns."""
 
     begin: bytes
     wait: Callable[[], object]
+    resets: bool = True
 
 
 Answer = Callable[[Words], bytes | Torn]
@@ -99,9 +100,10 @@ class ScriptedRedis:
                     if isinstance(reply, Torn):
                         connection.sendall(reply.begin)
                         reply.wait()
-                        connection.setsockopt(
-                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                        )
+                        if reply.resets:
+                            connection.setsockopt(
+                                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                            )
                         return
                     if not reply:
                         return

@@ -17,9 +17,12 @@ from poolkit import (
     OutcomeUnknown,
     PoolClosed,
     PoolTimeout,
+    RedisPool,
 )
 from poolkit.core.retry import Again, Phase, Verdict
 from poolkit.redis.failures import NotSent, classify, is_busy, is_full
+
+from .scripted import ScriptedRedis
 
 NOT_NOW = Verdict(Again.SAFE, throttled=True)
 NOT_RUN = Verdict(Again.SAFE)
@@ -108,6 +111,15 @@ def test_a_loss_is_harmless_only_before_anything_was_sent(kind):
     assert classify(kind("lost"), Phase.RUNNING) == UNKNOWN
     assert classify(NotSent("lost"), Phase.RUNNING) == NOT_RUN
     assert classify(NotSent("lost"), Phase.CONNECTING) == NOT_RUN
+
+
+@pytest.mark.parametrize("reply", [b">0\r\n", b"-MOVED\r\n", b"-ASK 1\r\n", b"nonsense\r\n"])
+def test_a_write_that_was_answered_with_what_is_no_reply_has_an_outcome_unknown(reply):
+    with ScriptedRedis(lambda _: reply) as server, RedisPool(server.url) as cache:
+        with pytest.raises(OutcomeUnknown):
+            cache.execute("INCR", "k")
+
+        assert server.count(b"INCR") == 1
 
 
 def test_nonsense_for_an_answer_leaves_the_outcome_unknown():

@@ -1,0 +1,118 @@
+"""The extension: each app has a kit, each request a deadline, and none keeps a connection."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from flask import Flask, current_app, g, has_app_context
+from flask.signals import appcontext_pushed
+from werkzeug.local import LocalProxy
+
+from ...core import checks
+from ...core.errors import ConfigError
+from ...kit.kit import PoolKit
+from ..answers import ANSWERED
+from ..scope import current_scope, recall
+from ..wsgi import PoolsMiddleware
+from .cli import commands
+from .config import NAME, Settings, kit_of
+from .routes import health_routes
+from .views import answered, own_deadline
+
+_SINCE = "_poolkit_since"
+
+
+class Pools:
+    """Gives Flask apps their pools: ``Pools(app)``, or ``pools = Pools()`` and ``pools.init_app(app)`` in a factory.
+
+    The app's config says which pools, by ``POOLKIT_*`` keys; or a ready *kit* is given, and they are not read.
+    Pools open in each process on first use, and close when it exits; use them by :data:`current_pools`.
+    """
+
+    def __init__(self, app: Flask | None = None, kit: PoolKit | None = None) -> None:
+        self._kit = _checked(kit)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask, kit: PoolKit | None = None) -> None:
+        """Set up *app*, with a *kit* of its own if one is given. Opens nothing.
+
+        Raises :class:`~poolkit.ConfigError` if its config is wrong, or if it is set up already.
+        """
+        if not isinstance(app, Flask):
+            raise ConfigError(f"app must be a Flask app, not {checks.kind(app)}")
+        if NAME in app.extensions:
+            raise ConfigError(f"the app {app.name!r} has its Pools already; call init_app once")
+        settings = Settings.of(app)
+        AppPools(app, _checked(kit) or self._kit or kit_of(app), settings).install(app)
+
+
+class AppPools:
+    """The pools of one app: ``app.extensions["poolkit"]``."""
+
+    def __init__(self, app: Flask, kit: PoolKit, settings: Settings) -> None:
+        self.kit = kit
+        self.settings = settings
+        self._views = app.view_functions
+
+    def install(self, app: Flask) -> None:
+        """Have *app* tell when its requests and contexts begin and end."""
+        app.extensions[NAME] = self
+        app.wsgi_app = PoolsMiddleware(  # type: ignore[method-assign]
+            app.wsgi_app,
+            self.kit,
+            deadline=self.settings.deadline,
+            deadline_header=self.settings.deadline_header,
+        )
+        app.url_value_preprocessor(self._note_view)
+        appcontext_pushed.connect(self._note_context, app)
+        app.teardown_appcontext(self._end_context)
+        handlers = app.error_handler_spec[None][None]
+        for kind in ANSWERED:
+            if kind not in handlers:
+                app.register_error_handler(kind, answered)
+        app.register_blueprint(health_routes(self.kit, self.settings))
+        app.cli.add_command(commands)
+
+    def _note_view(self, endpoint: str | None, values: dict[str, Any] | None) -> None:  # noqa: ARG002 - Flask's
+        scope = current_scope()
+        if scope is None or endpoint is None:
+            return
+        scope.name = f"the view {endpoint!r}"
+        if (own := own_deadline(self._views.get(endpoint))) is not None:
+            scope.allow(own.seconds)
+
+    def _note_context(self, app: Flask, **_: Any) -> None:  # noqa: ARG002 - the signal's
+        # A request takes care of its own when its response is closed, which may be after its contexts are gone.
+        # What counts is where a context was first: a test client puts those of requests in force again later.
+        g.setdefault(_SINCE, perf_counter() if current_scope() is None else None)
+
+    def _end_context(self, error: BaseException | None) -> None:  # noqa: ARG002 - Flask's
+        since = g.get(_SINCE)
+        if since is not None:
+            recall(self.kit, since=since, reason="the application context ended")
+
+
+def _checked(kit: PoolKit | None) -> PoolKit | None:
+    if kit is not None and not isinstance(kit, PoolKit):
+        raise ConfigError(f"kit must be a PoolKit, not {checks.kind(kit)}")
+    return kit
+
+
+def _current_kit() -> PoolKit:
+    if not has_app_context():
+        raise RuntimeError(
+            "current_pools was used outside of an application context: use it in a view or a flask command, "
+            "or within `with app.app_context():`"
+        )
+    pools = current_app.extensions.get(NAME)
+    if pools is None:
+        raise ConfigError(
+            f"the app {current_app.name!r} has no Pools: call Pools(app), or pools.init_app(app) in its factory"
+        )
+    return pools.kit  # type: ignore[no-any-return]
+
+
+current_pools: PoolKit = LocalProxy(_current_kit)  # type: ignore[assignment]
+"""The kit of the current app."""

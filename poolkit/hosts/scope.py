@@ -1,0 +1,102 @@
+"""One request: the deadline in force while it is worked on, and what it still held at its end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from time import monotonic, perf_counter
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ..core.deadline import NEVER, Deadline, ambient, impose
+from ..kit.kit import PoolKit
+
+ResultT = TypeVar("ResultT")
+
+logger = logging.getLogger("poolkit.hosts")
+
+
+class Scope:
+    """One request, worked on in steps: the call of the app, each piece of its body, its end.
+
+    ``with`` is a step: the request's deadline is in force in it, and the server's is after it. Steps of one
+    request may be many and far apart, but do not overlap. *allowed* seconds from now is the deadline, None for
+    none; *asked* is what the client asked for, which holds if it is less.
+    """
+
+    __slots__ = ("_arrived", "_asked", "_inside", "_kit", "_outside", "_since", "_thread", "name")
+
+    def __init__(
+        self, kit: PoolKit, name: str, allowed: float | None, asked: float | None = None
+    ) -> None:
+        self.name = name
+        self._kit = kit
+        self._arrived = monotonic()
+        self._since = perf_counter()
+        self._thread = threading.get_ident()
+        self._asked = asked
+        self._outside = ambient()
+        self._inside = self._deadline(allowed).earlier(self._outside)
+
+    def call(self, first: Callable[..., ResultT], *args: Any) -> ResultT:
+        """Take the *first* step, for which this is the :func:`current_scope`."""
+        before = _current.get()
+        _current.set(self)
+        try:
+            with self:
+                return first(*args)
+        finally:
+            _current.set(before)
+
+    def __enter__(self) -> None:
+        self._outside = ambient()
+        impose(self._inside)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._inside = ambient()  # a generator may stand within a block of its own
+        impose(self._outside)
+
+    def allow(self, seconds: float | None) -> None:
+        """Have the step under way, and those after it, end *seconds* after the request's arrival instead."""
+        impose(self._deadline(seconds).earlier(self._outside))
+
+    def holds_anything(self) -> bool:
+        """Whether this thread holds what it got in the request."""
+        thread = threading.current_thread()
+        return any(
+            holder.thread is thread and holder.since >= self._since
+            for holders in self._kit.leases().values()
+            for holder in holders
+        )
+
+    def end(self) -> None:
+        """Take back what this thread got in the request and still holds, and have that told. Never raises."""
+        if threading.get_ident() == self._thread:  # or it would be somebody else's
+            recall(self._kit, since=self._since, reason=f"{self.name} ended")
+
+    def _deadline(self, allowed: float | None) -> Deadline:
+        asked = self._asked
+        seconds = asked if allowed is None or (asked is not None and asked < allowed) else allowed
+        return NEVER if seconds is None else Deadline(self._arrived + seconds, seconds)
+
+
+_current: ContextVar[Scope | None] = ContextVar("poolkit_scope", default=None)
+
+current_scope = _current.get
+"""Return the request whose first step this is, None if there is none."""
+
+
+def recall(kit: PoolKit, *, since: float, reason: str) -> None:
+    """Take back what the calling thread still holds of *kit* and got at *since* or later. Never raises."""
+    for pool in kit.pools.values():
+        try:
+            pool.recall(since=since, reason=reason)
+        except Exception:
+            logger.exception("pool %r: what %s could not be taken back", pool.name, reason)

@@ -1,0 +1,159 @@
+"""For any WSGI app: one deadline a request, errors as answers, and nothing held beyond the request's end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..core import checks
+from ..core.errors import ConfigError
+from ..kit.kit import PoolKit
+from .answers import answer_to, log_answer
+from .budget import DEADLINE, Budget
+from .scope import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class PoolsMiddleware:
+    """Serves *app*, whose requests use the pools of *kit*.
+
+    Each request has *deadline* seconds from its arrival, its body included, None for no limit. A proxy that is
+    trusted may ask for less by the header *deadline_header*: in seconds, or in milliseconds if its name ends in
+    ``-ms``. Errors of poolkit that the app lets through become 503, with Retry-After, or 504. What the
+    request's thread still holds at its end is taken back, and logged as a leak.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        kit: PoolKit,
+        *,
+        deadline: float | None = DEADLINE,
+        deadline_header: str | None = None,
+    ) -> None:
+        if not callable(app):
+            raise ConfigError(f"app must be a WSGI application, not {checks.kind(app)}")
+        if not isinstance(kit, PoolKit):
+            raise ConfigError(f"kit must be a PoolKit, not {checks.kind(kit)}")
+        self._app = app
+        self._kit = kit
+        self._budget = Budget(deadline, deadline_header)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        budget = self._budget
+        scope = Scope(self._kit, _named(environ), budget.deadline, budget.asked(environ))
+        return _Exchange(scope, environ, start_response).begin(self._app)
+
+
+class _Exchange:
+    """One request and its response, which is this iterator."""
+
+    __slots__ = (
+        "_body",
+        "_closed",
+        "_environ",
+        "_scope",
+        "_start_response",
+        "_started",
+        "_steps",
+    )
+
+    def __init__(
+        self, scope: Scope, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> None:
+        self._scope = scope
+        self._environ = environ
+        self._start_response = start_response
+        self._started = False
+        self._closed = False
+        self._body: Any = ()
+        self._steps: Iterator[bytes] = iter(())
+
+    def begin(self, app: WSGIApplication) -> Iterable[bytes]:
+        """Call *app*, and return the body of the response."""
+        try:
+            self._steps = self._scope.call(self._open, app)
+        except BaseException as error:
+            self.close()
+            if (answer := self._answer(error)) is None:
+                raise
+            return [answer]
+        if type(self._body) in (list, tuple) or self._is_file():
+            self._scope.end()
+            return self._body  # type: ignore[no-any-return]
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            with self._scope:
+                return next(self._steps)
+        except StopIteration:
+            raise
+        except Exception as error:
+            if (answer := self._answer(error)) is None:
+                raise
+            self._steps = iter(())
+            return answer
+
+    def close(self) -> None:
+        """Close the app's body, and end the request."""
+        if self._closed:
+            return
+        self._closed = True
+        close = getattr(self._body, "close", None)
+        try:
+            if close is not None:
+                with self._scope:
+                    close()
+        finally:
+            self._scope.end()
+
+    def _open(self, app: WSGIApplication) -> Iterator[bytes]:
+        self._body = app(self._environ, self._start)
+        return iter(self._body)
+
+    def _is_file(self) -> bool:
+        """Whether the server is to send a file, which it may be able to do without Python."""
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        return (
+            isinstance(wrapper, type)
+            and isinstance(self._body, wrapper)
+            and not self._scope.holds_anything()  # or the file might read from that
+        )
+
+    def _start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        self._started = True
+        if exc_info is None:
+            return self._start_response(status, headers)
+        return self._start_response(status, headers, exc_info)
+
+    def _answer(self, error: BaseException) -> bytes | None:
+        """Begin the answer that *error* means, and return its body; None if it means none."""
+        answer = answer_to(error)
+        if answer is None:
+            return None
+        headers, body = answer.render(self._environ.get("HTTP_ACCEPT", ""))
+        # What the app began already is replaced by the server. Once the headers are sent, that raises the error.
+        replacing = (sys.exc_info(),) if self._started else ()
+        self._start_response(answer.status_line, headers, *replacing)
+        log_answer(answer, error, self._scope.name)
+        return b"" if self._environ.get("REQUEST_METHOD") == "HEAD" else body
+
+
+def _named(environ: WSGIEnvironment) -> str:
+    """Return what the request is called in logs. The query may hold secrets."""
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    if not path.isprintable():
+        path = repr(path)  # or a client could write lines of its own into the log
+    return f"the request {environ.get('REQUEST_METHOD', '')} {path}"
