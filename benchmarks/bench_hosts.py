@@ -64,7 +64,7 @@ def answered(plan: Plan, wanted: Collection[str], watcher: Watcher) -> Iterator[
     if "extension_cost" in wanted:
         name = "hosts.extension_cost"
         contenders = [
-            Contender(PLAIN, _plain),
+            Contender(PLAIN, _plain, floor=True),
             Contender(EXTENDED, _extended, ours=True),
         ]
         race = Race(name=name, contenders=contenders, threads=(1,), budget=12.0, slices=4)
@@ -81,7 +81,10 @@ def _gunicorn_answered(plan: Plan, watcher: Watcher) -> Answer:
         env = filled(running, backends.url(web.SMALL))
         cells = [
             # Nothing is opened for the threads of this process: the clients are in another one.
-            Cell(contender=Contender(name, _nothing, ours=name == OURS), threads=CLIENTS)
+            Cell(
+                contender=Contender(name, _nothing, ours=name == OURS, floor=name == EMPTY),
+                threads=CLIENTS,
+            )
             for name in APPS
         ]
         hosts = [_started(running, cell, env) for cell in cells]

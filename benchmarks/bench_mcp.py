@@ -83,7 +83,9 @@ def _answer(
     targets: Sequence[Target],
 ) -> Answer:
     contenders = [
-        Contender(who, partial(asking, partial(_asks, port), VALUES), ours=who != NOOP)
+        Contender(
+            who, partial(asking, partial(_asks, port), VALUES), ours=who != NOOP, floor=who == NOOP
+        )
         for who, port in ports.items()
     ]
     race = Race(name=f"mcp.{name}", contenders=contenders, threads=(CALLS,), budget=180.0)
