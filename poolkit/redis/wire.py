@@ -47,7 +47,8 @@ def shake_hands(sock: ssl.SSLSocket, until: Deadline) -> None:
         sock.settimeout(max(0.001, min(until.stretch(), LONGEST)))
         try:
             sock.do_handshake()
-        except TimeoutError:
+        except TimeoutError as error:
+            _check_if_lost(error)
             if until.expired:
                 raise
         else:
@@ -155,6 +156,9 @@ class PlainWire(Wire):
                 return call(data)
             except BlockingIOError:
                 self._was_silent()  # the kernel's time is up; ours perhaps not
+            except TimeoutError as error:
+                _check_if_lost(error)
+                raise
 
     def _tell(self, seconds: float) -> None:
         value = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1_000_000)))
@@ -177,5 +181,12 @@ class TlsWire(Wire):
             self._sock.settimeout(self._left())
             try:
                 return call(data)
-            except TimeoutError:
+            except TimeoutError as error:
+                _check_if_lost(error)
                 self._was_silent()  # perhaps that was only the longest of a single wait
+
+
+def _check_if_lost(error: TimeoutError) -> None:
+    """Raise the loss of the connection if *error* is the kernel's, which has given it up: its next word is the end."""
+    if error.errno is not None:
+        raise ConnectionAbortedError(error.errno, error.strerror) from error
