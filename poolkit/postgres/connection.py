@@ -153,6 +153,8 @@ class PooledConnection(psycopg.Connection[Any]):
         self, gen: PQGen[ValueT], interval: float = _INTERVAL, timeout: float | None = None
     ) -> ValueT:
         """Wait for *gen* within the deadline in force; every round trip of psycopg goes through here."""
+        if self.exposed and self.lease is not None:
+            self.lease.used()
         deadline = self._cleaning if self._cleaning is not NEVER else ambient()
         if deadline is NEVER:
             bound = self.patience

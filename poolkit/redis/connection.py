@@ -8,7 +8,6 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
@@ -274,7 +273,7 @@ class PooledConnection(AbstractConnection):
         self._wire.bound(limit.at, limit)
         lease = self.lease
         if lease is not None:
-            lease.user = threading.current_thread()
+            lease.used()
 
     # -- carry the commands of many threads: see lanes.py ------------------------------------------------
 
@@ -428,6 +427,8 @@ class PooledConnection(AbstractConnection):
         if self._sock is None:
             self._check_usable()
             raise redis.ConnectionError("the connection was lost")
+        if self.lease is not None:
+            self.lease.used()
         now = monotonic()
         limit = ambient()
         if limit.at <= now:
