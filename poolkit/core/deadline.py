@@ -137,7 +137,7 @@ class Deadline:
         )
 
     @property
-    def _limit(self) -> Deadline:
+    def limit(self) -> Deadline:
         """What it is without its cancellations."""
         return self
 
@@ -186,16 +186,16 @@ class _Cancellable(Deadline):
         return self.at < self._own.at
 
     @property
-    def _limit(self) -> Deadline:
+    def limit(self) -> Deadline:
         return self._own
 
 
 def _earlier(one: Deadline, other: Deadline) -> Deadline:
     """Return the earlier of two deadlines, at least one of which can be cancelled."""
-    limit = one._limit.earlier(other._limit)
+    limit = one.limit.earlier(other.limit)
     both = tuple(dict.fromkeys((*one.cancellations, *other.cancellations)))
     for each in (one, other):
-        if each._limit is limit and len(each.cancellations) == len(both):
+        if each.limit is limit and len(each.cancellations) == len(both):
             return each
     return _Cancellable(limit, both)
 
@@ -221,7 +221,7 @@ class _CancellableBlock(_Cancellable):
     __slots__ = ("around", "left")
 
     def __init__(self, limit: Deadline, around: Deadline) -> None:
-        super().__init__(limit._limit, limit.cancellations)
+        super().__init__(limit.limit, limit.cancellations)
         object.__setattr__(self, "around", around)
         object.__setattr__(self, "left", False)
 
