@@ -5,9 +5,7 @@ redis-py's connections read and write through it, so that whatever they do keeps
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import select
 import socket
 import ssl
@@ -24,21 +22,6 @@ LONGEST = 3600.0
 
 SLACK = 0.010
 """Seconds that a wait may end late, to spare a system call."""
-
-
-def connect_in_time(sock: socket.socket, address: Any, until: Deadline) -> None:
-    """Connect *sock* to *address*, *until* then at the latest. Raises :class:`OSError`."""
-    sock.setblocking(False)
-    code = sock.connect_ex(address)
-    poller = select.poll()
-    poller.register(sock, select.POLLOUT)
-    while code == errno.EINPROGRESS:
-        if until.expired:
-            raise TimeoutError("timed out")
-        if poller.poll(min(until.stretch(), LONGEST) * 1000 + 1):
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
 
 
 def shake_hands(sock: ssl.SSLSocket, until: Deadline) -> None:
