@@ -34,7 +34,7 @@ from .stats import Tally
 SILENCE = 0.010
 """Seconds without an answer after which a batch counts as slow, and one more thread may lead."""
 
-PULSE = 0.050
+SLOW_LOOK = 0.050
 """Seconds between looks of one who reads a slow batch whether anybody still waits for what is run."""
 
 GRACE = 0.040
@@ -231,7 +231,7 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         flight, turn, deadline = batch.flight, batch.turn, mine.deadline
         heard = now = batch.sent_at
         while not mine.done and not batch.over:
-            pause = PULSE if turn.slow else SILENCE
+            pause = SLOW_LOOK if turn.slow else SILENCE
             answers = flight.receive(min(deadline.at, heard + flight.patience, now + pause))
             now = monotonic()
             if answers:

@@ -64,7 +64,7 @@ class Lease(Generic[ResourceT]):
     """One use of one connection by one thread.
 
     It refers to the connection weakly: the borrower owns it, so that a connection that was forgotten
-    is noticed when it is collected. ``thread`` acquired it; ``user`` is another one that was seen to use
+    is noticed when it is collected. ``thread`` acquired it; ``user`` is the last other one that was seen to use
     the connection, if there is any: the lease is an orphan when both have ended.
     """
 
@@ -84,6 +84,12 @@ class Lease(Generic[ResourceT]):
     def resource(self) -> ResourceT | None:
         """The connection; None if it has been collected."""
         return self._resource()
+
+    def used(self) -> None:
+        """Note that this thread is about to use the connection."""
+        thread = threading.current_thread()
+        if thread is not self.thread:
+            self.user = thread
 
     def pass_to(self, thread: threading.Thread, caller: FrameType) -> None:
         """Have *thread* hold it from now on, for what *caller* asked."""

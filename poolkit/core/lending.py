@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
-from .deadline import Deadline
+from .deadline import NEVER, Deadline
 from .errors import BackendUnavailable, PoolClosed, PoolKitError, PoolOverloaded, PoolTimeout
 from .events import Acquired, Events, Leaked, Released, TimedOut
 from .gate import Gate, Waited
@@ -152,6 +152,9 @@ class Lender(Generic[ResourceT]):
         entered = False
         resource: ResourceT | None = None
         lease: Lease[ResourceT] | None = None
+        if deadline is not NEVER and deadline.expired and not self.stopping:
+            # Nothing can be done with a connection any more, not even ask whether it is alive.
+            raise self.timed_out(perf_counter() - began, deadline, "waiting")
         try:
             waited = self.gate.enter(deadline, patience)
             entered = True

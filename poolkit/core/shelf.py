@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from .deadline import Deadline
 from .events import Connected, Events, Removed
+from .gate import Waited
 from .lending import Lendable
 from .stats import Tally
 
@@ -100,7 +101,10 @@ class Shelf(Generic[ConnT]):
         self._events.tell(Connected, seconds=seconds)
 
     def take(self, deadline: Deadline) -> ConnT | None:
-        """Return a connection that can be used, closing those on the way that can't; None if there is none."""
+        """Return a connection that can be used, closing those on the way that can't; None if there is none.
+
+        Raises :class:`~poolkit.core.gate.Waited` when there was no time to find out.
+        """
         while True:
             try:
                 conn = self._idle.pop()
@@ -201,6 +205,10 @@ class Shelf(Generic[ConnT]):
         if not conn.is_quiet():
             return "found dead when it was to be lent"
         if used <= self._suspect_since and not conn.answers(deadline, PING_TIMEOUT):
+            if deadline.expired:
+                raise Waited(
+                    deadline.budget
+                )  # it may have had no time: that says nothing of the others
             self._give_up_suspects()  # or who takes one after the other waits for each of them
             return "found dead when it was to be lent"
         return None

@@ -14,6 +14,7 @@ from google.api_core import exceptions
 from ..core.deadline import Deadline
 from ..core.errors import OutcomeUnknown, PoolClosed
 from ..core.housekeeper import Timer, housekeeper
+from ..core.lease import Lease
 from ..core.lending import Lender
 from ..core.retry import Phase, Try
 from . import channels
@@ -122,7 +123,7 @@ class Caller:
                 make = slot.link.callable(method, "unary_stream")
                 state.phase = phase
                 slot.call = make(request, timeout=left, metadata=metadata)
-                yield from self._heard(slot, first_within, deadline)
+                yield from self._heard(slot, lease, first_within, deadline)
             except GeneratorExit:
                 if not self._lender.abandoned:
                     channels.end_call(slot.call)
@@ -142,7 +143,9 @@ class Caller:
             admission.wait()
 
     @staticmethod
-    def _heard(slot: Slot, first_within: float | None, deadline: Deadline) -> Iterator[Any]:
+    def _heard(
+        slot: Slot, lease: Lease[Slot], first_within: float | None, deadline: Deadline
+    ) -> Iterator[Any]:
         """Iterate over the answers; end the call when the first does not come in time, or it is cancelled."""
         timer = None if first_within is None else housekeeper().after(first_within, slot.give_up)
         watch: Timer | None = None
@@ -154,6 +157,7 @@ class Caller:
                     timer.cancel()
                     timer = None
                 yield answer
+                lease.used()
         finally:
             if timer is not None:
                 timer.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -173,8 +172,8 @@ class Response(urllib3.HTTPResponse):
     @contextmanager
     def _error_catcher(self) -> Generator[None]:
         lease = self._connection.lease if self._connection is not None else None  # type: ignore[attr-defined]
-        if lease is not None and lease.user is not threading.current_thread():
-            lease.user = threading.current_thread()
+        if lease is not None:
+            lease.used()
         try:
             with super()._error_catcher():
                 yield

@@ -54,8 +54,10 @@ class _Bounded(_Socket):
             self.settimeout(left if left < _FOREVER else None)
             try:
                 return call(*args)
-            except TimeoutError:  # it is over, or another look is due
-                continue
+            except TimeoutError as error:  # it is over, or another look is due
+                if error.errno is not None:
+                    # The system's own: it has given up the connection, and will say once that it ended.
+                    raise ConnectionAbortedError(error.errno, error.strerror) from error
 
 
 class BoundedSocket(_Bounded, socket.socket):

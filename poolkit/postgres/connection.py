@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import errors, pq, waiting
 from psycopg._capabilities import capabilities
+from psycopg._enums import Ready
 from psycopg._preparing import PrepareManager
 from psycopg.rows import RowFactory, tuple_row
 
@@ -154,6 +155,8 @@ class PooledConnection(psycopg.Connection[Any]):
         self, gen: PQGen[ValueT], interval: float = _INTERVAL, timeout: float | None = None
     ) -> ValueT:
         """Wait for *gen* within the deadline in force; every round trip of psycopg goes through here."""
+        if self.exposed and self.lease is not None:
+            self.lease.used()
         deadline = self._cleaning if self._cleaning is not NEVER else ambient()
         if deadline is NEVER:
             bound = self.patience
@@ -174,10 +177,11 @@ class PooledConnection(psycopg.Connection[Any]):
                 silence()
                 # All that may have taken longer than it should.
                 bound = max(0.0, min(bound - SILENCE, deadline.remaining()))
+                gen = _going_on(gen)
         try:
             return self._wait_for(gen, interval, bound, deadline)
         except errors._WaitTimeout:
-            return self._overdue(gen, interval, timeout, deadline, bound)
+            return self._overdue(_going_on(gen), interval, timeout, deadline, bound)
 
     # -- for the pool ------------------------------------------------------------------------------
 
@@ -379,6 +383,7 @@ class PooledConnection(psycopg.Connection[Any]):
                     raise deadline.exceeded(self.label, stage="running") from None
                 if left <= deadline.pulse:
                     raise
+                gen = _going_on(gen)
 
     def _set_back(self) -> None:
         """Undo what the borrower may have set on the Python side."""
@@ -470,6 +475,22 @@ class PooledConnection(psycopg.Connection[Any]):
             self.retired = True
             self.generation.connection_closed()
         super().close()
+
+
+def _going_on(gen: PQGen[ValueT]) -> PQGen[ValueT]:
+    """Go on with *gen*, in which a wait has timed out; the next may time out too.
+
+    Each wait begins with sending None. That is psycopg's Python for "not ready", but its C can't take it for that
+    while it sends what the socket has no room for.
+    """
+    ready: int = Ready.NONE
+    while True:
+        try:
+            wanted = gen.send(ready)
+        except StopIteration as end:
+            value: ValueT = end.value
+            return value
+        ready = (yield wanted) or Ready.NONE
 
 
 def _grace() -> Deadline:

@@ -257,8 +257,12 @@ class Generation:
                 conn = self._take_from_driver(until, deadline)
                 if self._is_fresh(conn):
                     return conn
-            if not conn.is_dead() and conn.answers(until):
+            dead = conn.is_dead()
+            if not dead and conn.answers(until):
                 return conn
+            if not dead and deadline.expired:
+                self.discard(conn)  # it may have had no time: that says nothing of the others
+                raise Waited(deadline.budget)
             self._replace(conn, "found dead when it was to be lent")
             conn = None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
@@ -21,13 +20,14 @@ from redis.exceptions import ExecAbortError, InvalidResponse, MovedError, ReadOn
 from redis.utils import HIREDIS_AVAILABLE, SENTINEL
 
 from ..core.deadline import NEVER, Deadline, ambient
+from ..core.dialing import first_to_answer
 from ..core.lease import Lease
 from ..core.node import Node
 from ..core.resolving import resolve
 from .commands import Argument, Command, Session, Traits, traits_of
 from .failures import NotSent
 from .handshake import greet
-from .wire import PlainWire, TlsWire, Wire, connect_in_time, shake_hands
+from .wire import PlainWire, TlsWire, Wire, shake_hands
 
 pack_fast: Callable[[tuple[Any, ...]], bytes] | None = None
 if HIREDIS_AVAILABLE:
@@ -274,7 +274,7 @@ class PooledConnection(AbstractConnection):
         self._wire.bound(limit.at, limit)
         lease = self.lease
         if lease is not None:
-            lease.user = threading.current_thread()
+            lease.used()
 
     # -- carry the commands of many threads: see lanes.py ------------------------------------------------
 
@@ -428,6 +428,8 @@ class PooledConnection(AbstractConnection):
         if self._sock is None:
             self._check_usable()
             raise redis.ConnectionError("the connection was lost")
+        if self.lease is not None:
+            self.lease.used()
         now = monotonic()
         limit = ambient()
         if limit.at <= now:
@@ -524,27 +526,19 @@ class _InternetConnection(PooledConnection):
     socket_keepalive_options: dict[int, int]
 
     def _reach(self) -> socket.socket:
-        """Connect as redis-py does, to the first address that can be reached; but find these in time."""
-        problem = OSError("this host has no addresses")
+        """Connect to the address that answers first, with redis-py's options."""
         until = Deadline.after(self.socket_connect_timeout).earlier(ambient())
-        for family, kind, protocol, _, address in resolve(self.host, self.port, until):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self.socket_keepalive:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                    for option, value in self.socket_keepalive_options.items():
-                        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-                connect_in_time(sock, address, until)
-            except OSError as error:
-                sock.close()
-                problem = error
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return sock
-        raise problem
+        sock = first_to_answer(resolve(self.host, self.port, until), until, socket.socket)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.socket_keepalive:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in self.socket_keepalive_options.items():
+                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
 
 class TcpConnection(_InternetConnection, redis.Connection):

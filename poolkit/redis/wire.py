@@ -5,9 +5,7 @@ redis-py's connections read and write through it, so that whatever they do keeps
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import select
 import socket
 import ssl
@@ -26,28 +24,14 @@ SLACK = 0.010
 """Seconds that a wait may end late, to spare a system call."""
 
 
-def connect_in_time(sock: socket.socket, address: Any, until: Deadline) -> None:
-    """Connect *sock* to *address*, *until* then at the latest. Raises :class:`OSError`."""
-    sock.setblocking(False)
-    code = sock.connect_ex(address)
-    poller = select.poll()
-    poller.register(sock, select.POLLOUT)
-    while code == errno.EINPROGRESS:
-        if until.expired:
-            raise TimeoutError("timed out")
-        if poller.poll(min(until.stretch(), LONGEST) * 1000 + 1):
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
-
-
 def shake_hands(sock: ssl.SSLSocket, until: Deadline) -> None:
     """Do the handshake of TLS, *until* then at the latest. Raises :class:`OSError`."""
     while True:
         sock.settimeout(max(0.001, min(until.stretch(), LONGEST)))
         try:
             sock.do_handshake()
-        except TimeoutError:
+        except TimeoutError as error:
+            _check_if_lost(error)
             if until.expired:
                 raise
         else:
@@ -155,6 +139,9 @@ class PlainWire(Wire):
                 return call(data)
             except BlockingIOError:
                 self._was_silent()  # the kernel's time is up; ours perhaps not
+            except TimeoutError as error:
+                _check_if_lost(error)
+                raise
 
     def _tell(self, seconds: float) -> None:
         value = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1_000_000)))
@@ -177,5 +164,12 @@ class TlsWire(Wire):
             self._sock.settimeout(self._left())
             try:
                 return call(data)
-            except TimeoutError:
+            except TimeoutError as error:
+                _check_if_lost(error)
                 self._was_silent()  # perhaps that was only the longest of a single wait
+
+
+def _check_if_lost(error: TimeoutError) -> None:
+    """Raise the loss of the connection if *error* is the kernel's, which has given it up: its next word is the end."""
+    if error.errno is not None:
+        raise ConnectionAbortedError(error.errno, error.strerror) from error

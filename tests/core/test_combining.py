@@ -26,7 +26,7 @@ def _steady(monkeypatch):
     """Let as many lead as the test says, however busy the machine is, and call only what is slow slow."""
     monkeypatch.setattr(pace, "WINDOW", float("inf"))
     monkeypatch.setattr(combining, "SILENCE", LONG)
-    monkeypatch.setattr(combining, "PULSE", 0.005)
+    monkeypatch.setattr(combining, "SLOW_LOOK", 0.005)
 
 
 def batches(server):

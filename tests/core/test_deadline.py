@@ -24,6 +24,7 @@ from poolkit import (
     deadline,
 )
 from poolkit.core import deadline as deadline_module
+from poolkit.core import instant as instant_module
 from poolkit.core.deadline import NEVER, PULSE, ambient
 
 from .support import LONG, Task
@@ -124,7 +125,7 @@ def test_an_interruption_at_any_point_leaves_no_deadline_behind(outer, cancellat
             # That is where the interpreter looks for signals; a finalizer can't be interrupted so.
             if event not in ("call", "c_return") or frame.f_code.co_name == "__del__":
                 return
-            left -= frame.f_code.co_filename == deadline_module.__file__
+            left -= frame.f_code.co_filename in (deadline_module.__file__, instant_module.__file__)
             if left == 0 and not struck:
                 struck = True
                 raise _Struck

@@ -7,6 +7,7 @@ import gc
 import inspect
 import itertools
 import logging
+import math
 import threading
 from collections import deque
 from time import monotonic
@@ -15,6 +16,8 @@ import pytest
 
 from poolkit import (
     BackendUnavailable,
+    Cancellation,
+    Cancelled,
     Deadline,
     DeadlineExceeded,
     Listener,
@@ -22,6 +25,7 @@ from poolkit import (
     PoolOverloaded,
     PoolTimeout,
     RetryPolicy,
+    deadline,
 )
 from poolkit.core.deadline import NEVER
 from poolkit.core.events import Events
@@ -136,8 +140,8 @@ class Pool:
         with contextlib.ExitStack() as held:
             for _ in range(self.size):
                 held.enter_context(self.connection())
-            with pytest.raises(DeadlineExceeded):
-                self.lender.lend(Deadline.after(0))
+            with pytest.raises(PoolTimeout):
+                self.lender.lend(NEVER, LONG)  # it has waited as long as it may
 
 
 def line():
@@ -407,11 +411,40 @@ def test_the_deadline_ends_the_wait_and_says_in_which_stage():
 
 def test_a_deadline_that_passes_while_connecting_says_so():
     pool = Pool()
-    pool.store.next_error = Waited(0.1)
+
+    def take(deadline, patience):
+        deadline.wait(threading.Event())
+        raise Waited(patience)
+
+    pool.store.take = take
     with pytest.raises(DeadlineExceeded) as caught:
-        pool.lender.lend(Deadline.after(0))
+        pool.lender.lend(Deadline.after(0.02))
     assert caught.value.stage == "connecting"
+    del pool.store.take
     pool.assert_all_there()
+
+
+@pytest.mark.parametrize("how", ["late", "cancelled"])
+def test_who_is_too_late_on_arrival_takes_nothing(how):
+    pool = Pool()
+    cancellation = Cancellation()
+    cancellation.cancel()
+    block = deadline(0) if how == "late" else deadline(math.inf, cancellation=cancellation)
+    with block as limit, pytest.raises(DeadlineExceeded) as caught:
+        pool.lender.lend(limit)
+
+    assert caught.value.stage == "waiting"
+    assert isinstance(caught.value, Cancelled) == (how == "cancelled")
+    assert pool.store.opened == 0
+    assert pool.stats.timeouts == 1
+    pool.assert_all_there()
+
+
+def test_who_is_too_late_on_arrival_is_told_that_the_pool_is_closed():
+    pool = Pool()
+    pool.lender.stop(Deadline.after(0))
+    with pytest.raises(PoolClosed):
+        pool.lender.lend(Deadline.after(0))
 
 
 def test_a_connection_that_takes_too_long_to_open_is_a_pool_timeout():

@@ -7,8 +7,9 @@ from time import monotonic
 
 import pytest
 
-from poolkit.core.deadline import NEVER
+from poolkit.core.deadline import NEVER, Deadline
 from poolkit.core.events import Events
+from poolkit.core.gate import Waited
 from poolkit.core.shelf import FRESH, Shelf
 from poolkit.core.stats import Tally
 
@@ -143,6 +144,20 @@ def test_when_one_suspect_does_not_answer_the_others_are_not_asked():
     assert shelf.take(NEVER) is None
     assert sum(conn.asked for conn in conns) == 1
     assert all(conn.retired for conn in conns)
+
+
+def test_one_that_is_asked_too_late_says_nothing_of_the_others():
+    conns = [Conn() for _ in range(3)]
+    shelf = shelf_of(*conns)
+    for conn in conns:
+        conn.answering = False
+    shelf.suspect()
+
+    with pytest.raises(Waited):
+        shelf.take(Deadline.after(0))
+
+    assert [conn.retired for conn in conns] == [False, False, True]
+    assert sum(conn.asked for conn in conns) == 1
 
 
 def test_one_that_comes_back_lost_makes_those_of_its_age_suspects():

@@ -109,7 +109,7 @@ def test_a_host_that_does_not_answer(blackhole):
     cancellation = Cancellation()
     with HttpPool(connect_timeout=LONG, request_timeout=LONG) as http:
         task = Task(under, cancellation, http.get, blackhole.url)
-        eventually(lambda: task.is_in("_first_to_answer"))
+        eventually(lambda: task.is_in("first_to_answer"))
         (error,) = cancel(cancellation, task)
         assert error.stage == "connecting"
 

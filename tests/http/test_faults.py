@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -20,6 +23,7 @@ from poolkit import (
     RetryPolicy,
     deadline,
 )
+from poolkit.http.sockets import BoundedSocket, BoundedTlsSocket
 from tests.core.support import LONG, Task, eventually, named, together
 from tests.http.scripted import (
     ClientGone,
@@ -167,6 +171,33 @@ def test_what_is_not_http_is_an_error_and_costs_the_connection(scripted, name):
         assert http.get(f"{server.url}/next").data == b"/next"
         stats = http.stats()
         assert (stats.in_use, stats.size, stats.closed, stats.leaked) == (0, 1, 6, 0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "TLS"])
+def test_a_body_is_not_whole_that_ends_since_the_system_has_given_up_the_connection(
+    scripted, certificates, monkeypatch, kind
+):
+    base = ssl.SSLSocket if kind == "TLS" else socket.socket
+    receive = base.recv
+    heard: list[bytes] = []
+
+    def recv(sock: Any, *args: Any) -> bytes:
+        """Do as Linux does when a peer acknowledges no more: tell it once, and then that it has ended."""
+        if not isinstance(sock, (BoundedSocket, BoundedTlsSocket)):
+            return receive(sock, *args)
+        heard.append(receive(sock, *args) if not heard else b"")
+        if len(heard) == 2:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return heard[-1]
+
+    half = HEAD + b"Connection: close\r\n\r\nthe first half"
+    server = scripted(says_and_waits(half), tls=certificates.good if kind == "TLS" else None)
+    with HttpPool(retry=ONCE, verify=str(certificates.ca_file)) as http:
+        monkeypatch.setattr(base, "recv", recv, raising=False)
+        with pytest.raises(ProtocolError, match="broken"):
+            http.get(server.url)
+        assert heard[0] == half
+        assert http.stats().size == 0
 
 
 @pytest.mark.parametrize("name", ["half a head", "shorter than its length", "half a chunk"])

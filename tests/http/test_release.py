@@ -382,7 +382,7 @@ def test_ctrl_c_while_sending(http, scripted):
 
 
 def test_ctrl_c_while_connecting(http, blackhole):
-    with ctrl_c_when(lambda: _main_is_in("_first_to_answer")):
+    with ctrl_c_when(lambda: _main_is_in("first_to_answer")):
         http.get(blackhole.url)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from poolkit import FirestorePool, HttpPool, Listener, PostgresPool, RedisPool
 from poolkit.embedded import HttpServer
-from tests.core.support import Task, eventually
+from tests.core.support import LONG, Task, eventually
 
 
 class Leaks(Listener):
@@ -70,6 +70,22 @@ def hold(pool):
     return block
 
 
+def begin(pool):
+    """Take a connection of *pool*; return what has to stay alive, and what uses the connection."""
+    if isinstance(pool, FirestorePool):
+        documents = hold(pool)
+        return documents, lambda: next(documents)
+    block = (
+        pool.stream("GET", "/bytes/1000000") if isinstance(pool, HttpPool) else pool.connection()
+    )
+    opened = block.__enter__()
+    if isinstance(pool, PostgresPool):
+        return block, lambda: opened.execute("select 1")
+    if isinstance(pool, RedisPool):
+        return block, opened.ping
+    return block, lambda: opened.read(10)
+
+
 def use(pool):
     """Use *pool*, which takes a connection."""
     if isinstance(pool, PostgresPool):
@@ -123,6 +139,33 @@ def test_what_another_thread_holds_stays(pool):
     finally:
         over.set()
     task.result()
+
+
+def test_what_another_thread_has_used_stays(pool):
+    held, use_it = begin(pool)
+    used, over = threading.Event(), threading.Event()
+
+    def work():
+        use_it()
+        used.set()
+        over.wait()
+
+    task = Task(work)
+    try:
+        assert used.wait(LONG)
+        assert pool.recall() == []
+        use_it()  # it is the other one's all the same
+        assert pool.recall() == []
+        assert len(pool.leases()) == 1
+    finally:
+        over.set()
+    task.result()
+    if hasattr(held, "close"):
+        held.close()
+    else:
+        held.__exit__(None, None, None)
+    assert pool.stats().leaked == 0
+    use(pool)
 
 
 def test_a_block_that_ends_after_the_recall_does_no_harm(pool):

@@ -153,7 +153,7 @@ def test_a_server_that_neither_accepts_nor_refuses(cancellation):
     with Blackhole() as hole:
         with RedisPool(f"redis://127.0.0.1:{hole.port}", connect_timeout=LONG) as cache:
             task = Task(under, cancellation, cache.get, "k")
-            eventually(lambda: task.is_in("connect_in_time"))
+            eventually(lambda: task.is_in("first_to_answer"))
             assert cancelled(task, cancellation).stage == "connecting"
 
 

@@ -10,8 +10,11 @@ import trustme
 from redis.credentials import CredentialProvider
 
 from poolkit import BackendUnavailable, RedisPool
+from poolkit.core import resolving
+from poolkit.redis import connection
 from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
+from tests.http.scripted import Blackhole
 
 from .scripted import ScriptedRedis
 from .support import Stopwatch, node_of, through
@@ -340,3 +343,20 @@ def test_pooled_tls_connections_are_kept(tls_redis):
             assert cache.set("k", number)
 
         assert cache.stats().created == 1
+
+
+# -- a host with several addresses ---------------------------------------------------------------------
+
+
+def test_an_address_that_does_not_answer_leaves_the_others_their_time(redis_url, monkeypatch):
+    def resolve(host, port, until):
+        mute = resolving.resolve("127.0.0.1", hole.port, until)
+        return [*mute, *resolving.resolve(host, port, until)]
+
+    with Blackhole() as hole:
+        monkeypatch.setattr(connection, "resolve", resolve)
+        with RedisPool(redis_url, connect_timeout=LONG, acquire_timeout=LONG) as cache:
+            with Stopwatch() as watch:
+                assert cache.execute("PING") == "PONG"
+            assert watch.seconds < LONG / 2
+            assert cache.stats().created == 1

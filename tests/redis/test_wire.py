@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import socket
 import ssl
 import threading
@@ -296,3 +298,31 @@ def test_a_peer_that_hangs_up_is_not_waited_for(ends):
     else:
         peer.close()
         assert wire.recv(1) == b""
+
+
+class GivenUp:
+    """A socket whose peer acknowledges no more, as Linux shows it: told once, and then that it has ended."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self._told = False
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def recv(self, _size):
+        if self._told:
+            return b""
+        self._told = True
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+
+def test_a_connection_that_the_kernel_has_given_up_is_lost_and_not_just_late(ends):
+    wire, _ = ends
+    sock, wire._sock = wire._sock, GivenUp(wire._sock)
+    try:
+        wire.until = monotonic() + LONG
+        with pytest.raises(ConnectionError):
+            wire.recv(1)
+    finally:
+        wire._sock = sock

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from poolkit import deadline
 from poolkit.core import deadline as deadline_module
+from poolkit.core import instant as instant_module
 from poolkit.core.deadline import NEVER, ambient
 from tests.core.support import Task
 from tests.generated import examples
@@ -138,7 +139,7 @@ def bounded_steps(seconds, count):
 @given(st.lists(PROGRAMS, min_size=1, max_size=4))
 def test_the_earliest_deadline_around_is_in_force_and_none_stays_behind(program):
     with pytest.MonkeyPatch.context() as patch:
-        machine = Machine(Clock(patch, deadline_module))
+        machine = Machine(Clock(patch, deadline_module, instant_module))
         with suppress(Oops):
             machine.run(program, math.inf)
         assert ambient() is NEVER
@@ -153,7 +154,7 @@ STEPS = st.tuples(st.booleans(), st.integers(0, 3), st.sampled_from((0.0, 0.5, 3
 @given(st.lists(STEPS, min_size=1, max_size=20))
 def test_blocks_that_are_left_in_any_order_take_no_deadline_away_and_leave_none_behind(steps):
     with pytest.MonkeyPatch.context() as patch:
-        clock = Clock(patch, deadline_module)
+        clock = Clock(patch, deadline_module, instant_module)
         blocks = [deadline(seconds) for seconds in LENGTHS]
         entered = {}  # the number of each that is, in order, and what is in force since then
         for enters, number, pause in steps:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from poolkit import Deadline, Listener, OutcomeUnknown, RetryPolicy
 from poolkit.core import deadline as deadline_module
+from poolkit.core import instant as instant_module
 from poolkit.core.deadline import NEVER
 from poolkit.core.events import Events
 from poolkit.core.retry import OWN, Again, Phase, Retrier, RetryBudget, Verdict
@@ -82,7 +83,7 @@ class Life(Listener):
     """A retrier over a clock that only sleeping and working move, with what was seen of each call."""
 
     def __init__(self, patch, policy, tokens):
-        self.clock = Clock(patch, deadline_module)
+        self.clock = Clock(patch, deadline_module, instant_module)
         self.tally = Tally()
         self.heard = 0
         self.retrier = Retrier(
