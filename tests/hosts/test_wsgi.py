@@ -363,6 +363,90 @@ def test_an_error_after_the_response_was_sent_is_raised(kit, how, caplog):
     assert "was answered" not in caplog.text
 
 
+class Told:
+    """A server that keeps all it is told: a second response does not replace the first one, as under gunicorn."""
+
+    def __init__(self):
+        self.responses = []
+        self.pieces = []
+
+    def __call__(self, status, headers, exc_info=None):
+        self.responses.append((status, dict(headers)))
+        return self.pieces.append
+
+    def run(self, app):
+        body = app({}, self)
+        self.pieces += body
+        getattr(body, "close", lambda: None)()
+
+
+def test_the_server_hears_nothing_of_a_response_that_an_answer_replaces(kit):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Length", "5000"), ("Set-Cookie", "exported=yes")])
+        raise PoolTimeout("…")
+        yield b"never"
+
+    told = Told()
+    told.run(PoolsMiddleware(app, kit))
+    ((status, headers),) = told.responses
+    assert status == "503 Service Unavailable"
+    assert "Set-Cookie" not in headers
+    assert int(headers["Content-Length"]) == len(told.pieces[0])
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"", b"x"], [b"x", b"y"]], ids=repr)
+@pytest.mark.parametrize("how", ["listed", "yielded", "written"])
+def test_the_server_is_told_once_and_no_later_than_with_the_first_piece(kit, how, pieces):
+    told = Told()
+
+    def listed(environ, start_response):
+        start_response(*OK)
+        return pieces
+
+    def yielded(environ, start_response):
+        start_response(*OK)
+        for number, piece in enumerate(pieces):
+            assert bool(told.responses) == (number > 0)
+            yield piece
+
+    def written(environ, start_response):
+        write = start_response(*OK)
+        for piece in pieces:
+            write(piece)
+            assert told.responses
+        return []
+
+    app = {"listed": listed, "yielded": yielded, "written": written}[how]
+    told.run(PoolsMiddleware(app, kit))
+    assert told.responses == [(OK[0], dict(OK[1]))]
+    assert told.pieces == pieces
+
+
+def test_a_body_is_closed_if_the_server_refuses_its_headers(kit):
+    file = io.BytesIO(b"x")
+
+    def app(environ, start_response):
+        start_response(*OK)
+        return environ["wsgi.file_wrapper"](file)
+
+    def refuse(status, headers):
+        raise ValueError("no such header")
+
+    with pytest.raises(ValueError, match="no such header"):
+        PoolsMiddleware(app, kit)({"wsgi.file_wrapper": FileWrapper}, refuse)
+    assert file.closed
+
+
+def test_a_response_that_is_begun_twice_is_an_error(kit):
+    def app(environ, start_response):
+        start_response(*OK)
+        start_response(*OK)
+        return []
+
+    with pytest.raises(AssertionError, match="start_response"):
+        PoolsMiddleware(app, kit)({}, Told())
+
+
 def test_an_answer_ends_the_body(kit):
     errors = [KeyError("asked again"), PoolTimeout("…")]
 
