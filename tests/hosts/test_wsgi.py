@@ -176,6 +176,26 @@ def test_a_block_within_the_body_keeps_its_own_deadline(kit):
     assert serve(app, kit, settings={"deadline": 60}).body == b"5 5 60"
 
 
+def test_a_block_that_is_left_between_two_pieces_does_not_come_back(kit):
+    inner = []
+
+    def block():
+        with deadline(5):
+            yield b"%d " % ambient().budget
+
+    def app(environ, start_response):
+        start_response(*OK)
+        inner.append(block())
+        yield next(inner[0])
+        yield b"%d" % ambient().budget
+
+    body = PoolsMiddleware(app, kit, deadline=60)({}, lambda *_: None)
+    assert next(body) == b"5 "
+    inner[0].close()  # by the collector, or another thread
+    assert next(body) == b"60"
+    body.close()
+
+
 def test_without_a_deadline_there_is_none(kit):
     def app(environ, start_response):
         start_response(*OK)
