@@ -26,7 +26,7 @@ class Scope:
     none; *asked* is what the client asked for, which holds if it is less.
     """
 
-    __slots__ = ("_arrived", "_asked", "_inside", "_kit", "_outside", "_since", "_thread", "name")
+    __slots__ = ("_arrived", "_asked", "_first", "_inside", "_kit", "_limit", "_outside", "_since", "_thread", "name")
 
     def __init__(
         self, kit: PoolKit, name: str, allowed: float | None, asked: float | None = None
@@ -38,7 +38,7 @@ class Scope:
         self._thread = threading.get_ident()
         self._asked = asked
         self._outside = ambient()
-        self._inside = self._deadline(allowed).earlier(self._outside)
+        self._limit = self._first = self._inside = self._deadline(allowed).earlier(self._outside)
 
     def call(self, first: Callable[..., ResultT], *args: Any) -> ResultT:
         """Take the *first* step, for which this is the :func:`current_scope`."""
@@ -60,12 +60,19 @@ class Scope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._inside = ambient()  # a generator may stand within a block of its own
+        inside = ambient()  # a generator may stand within a block of its own
+        self._inside = self._limit if inside is self._first else inside
         impose(self._outside)
 
     def allow(self, seconds: float | None) -> None:
-        """Have the step under way, and those after it, end *seconds* after the request's arrival instead."""
-        impose(self._deadline(seconds).earlier(self._outside))
+        """Have the step under way, and those after it, end *seconds* after the request's arrival instead.
+
+        A block that the step stands in keeps its own deadline if that is earlier; what was around it is in force
+        again from its end to that of the step.
+        """
+        before, self._limit = self._limit, self._deadline(seconds).earlier(self._outside)
+        inside = ambient()
+        impose(self._limit if inside is before else inside.earlier(self._limit))
 
     def holds_anything(self) -> bool:
         """Whether this thread holds what it got in the request."""

@@ -310,6 +310,40 @@ def test_a_deadline_of_a_view_holds_while_its_response_streams(make_app):
     assert get(app).text == "120.0" * 2
 
 
+@pytest.mark.parametrize(
+    ("own", "shorter", "expected"), [(120, 5, "5 120"), (2, 5, "2 2"), (None, 5, "5 never")]
+)
+def test_a_deadline_of_a_view_replaces_no_shorter_one_of_a_block_around_it(
+    make_app, own, shorter, expected
+):
+    app = make_app(POOLKIT_DEADLINE=60)
+
+    def left():
+        return "never" if ambient().never else f"{ambient().budget:g}"
+
+    @app.url_value_preprocessor
+    def enter(endpoint, values):
+        g.block = deadline(shorter)
+        g.block.__enter__()
+
+    @app.teardown_request
+    def leave(error):
+        g.block.__exit__(None, None, None)
+
+    # The extension's comes after the app's here, as it does where another extension was set up first.
+    hooks = app.url_value_preprocessors[None]
+    hooks.append(hooks.pop(0))
+
+    @app.get("/")
+    @request_deadline(own)
+    def index():
+        first = left()
+        return Response(piece() for piece in (lambda: first, lambda: " ", left))
+
+    assert get(app).text == expected
+    assert ambient() is NEVER
+
+
 def test_wrong_deadlines_of_views_are_named():
     with pytest.raises(ConfigError, match="request_deadline must be more than 0"):
         request_deadline(0)
