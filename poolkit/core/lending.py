@@ -210,11 +210,15 @@ class Lender(Generic[ResourceT]):
         held = [
             (lease, lease.holder(now=now))
             for lease in self.book.open.copy()
-            if lease.thread is lease.user is thread and lease.since >= since and not lease.passing
+            if _is_recalled(lease, thread, since)
         ]
         for lease, _ in held:
             self._reclaim(lease, lease.resource, reason)
         return [holder for _, holder in held]
+
+    def holds(self, thread: threading.Thread, *, since: float) -> bool:
+        """Whether there is anything that :meth:`recall` would take back. Locates nobody."""
+        return any(_is_recalled(lease, thread, since) for lease in self.book.open.copy())
 
     def stats(self) -> PoolStats:
         """Return the state of the pool as a frozen snapshot."""
@@ -332,3 +336,8 @@ class Lender(Generic[ResourceT]):
             reason,
         )
         self._events.tell(Leaked, holder=holder, reason=reason)
+
+
+def _is_recalled(lease: Lease[Any], thread: threading.Thread, since: float) -> bool:
+    """Whether *thread* alone has used what *lease* is on, and got it at *since* or later."""
+    return lease.thread is lease.user is thread and lease.since >= since and not lease.passing

@@ -129,6 +129,16 @@ class Pool(Generic[ConfigT, RunningT]):
             for holder in lender.recall(thread, since=since, reason=reason)
         ]
 
+    def holds(self, *, since: float = 0.0) -> bool:
+        """Whether the calling thread still holds anything that :meth:`recall` would take back. Costs next to nothing."""
+        running = self._lifecycle.latest
+        thread = threading.current_thread()
+        return any(
+            lender.holds(thread, since=since)
+            for lender in (running.lenders if running is not None else ())
+            if lender.book
+        )
+
     def ping(self, timeout: float = HEALTH_TIMEOUT) -> float:
         """Ask the backend for a sign of life, and return how many seconds that took.
 

@@ -76,12 +76,7 @@ class Scope:
 
     def holds_anything(self) -> bool:
         """Whether this thread holds what it got in the request."""
-        thread = threading.current_thread()
-        return any(
-            holder.thread is thread and holder.since >= self._since
-            for holders in self._kit.leases().values()
-            for holder in holders
-        )
+        return any(pool.holds(since=self._since) for pool in self._kit.pools.values())
 
     def end(self) -> None:
         """Take back what this thread got in the request and still holds, and have that told. Never raises."""

@@ -712,6 +712,22 @@ def test_a_file_that_may_come_from_a_pool_is_not(one):
     assert one.postgres.leases() == []
 
 
+def test_to_hand_a_file_over_nobody_is_looked_for(one, monkeypatch):
+    located = []
+
+    def app(environ, start_response):
+        start_response(*OK)
+        return environ["wsgi.file_wrapper"](io.BytesIO(b"x"))
+
+    with one.postgres.connection():
+        monkeypatch.setattr("poolkit.core.lease._now_at", lambda thread: located.append(thread) or "")
+        environ = {"wsgi.file_wrapper": FileWrapper}
+        body = Task(PoolsMiddleware(app, one), environ, lambda *_: None).result()
+        monkeypatch.undo()
+    assert isinstance(body, FileWrapper)
+    assert located == []
+
+
 def test_a_list_stays_one_so_that_the_server_knows_its_length(kit):
     def app(environ, start_response):
         start_response("200 OK", [])
