@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from time import monotonic, perf_counter
 from types import TracebackType
@@ -17,16 +17,36 @@ ResultT = TypeVar("ResultT")
 
 logger = logging.getLogger("poolkit.hosts")
 
+Span = tuple[float, float]
+"""From when to when, in seconds of :func:`time.perf_counter`."""
+
+_MANY = 64
+"""Steps after which a request looks which of them it has to remember."""
+
 
 class Scope:
     """One request, worked on in steps: the call of the app, each piece of its body, its end.
 
-    ``with`` is a step: the request's deadline is in force in it, and the server's is after it. Steps of one
+    ``with`` is a step: the request's deadline is in force in it, and the server's is after it. What is taken in
+    it is the request's; what the same thread takes between two steps is that of the code around. Steps of one
     request may be many and far apart, but do not overlap. *allowed* seconds from now is the deadline, None for
     none; *asked* is what the client asked for, which holds if it is less.
     """
 
-    __slots__ = ("_arrived", "_asked", "_first", "_inside", "_kit", "_limit", "_outside", "_since", "_thread", "name")
+    __slots__ = (
+        "_arrived",
+        "_asked",
+        "_began",
+        "_first",
+        "_inside",
+        "_kit",
+        "_limit",
+        "_many",
+        "_outside",
+        "_steps",
+        "_thread",
+        "name",
+    )
 
     def __init__(
         self, kit: PoolKit, name: str, allowed: float | None, asked: float | None = None
@@ -34,8 +54,9 @@ class Scope:
         self.name = name
         self._kit = kit
         self._arrived = monotonic()
-        self._since = perf_counter()
         self._thread = threading.get_ident()
+        self._steps: list[Span] = []  # of that thread
+        self._many = _MANY
         self._asked = asked
         self._outside = ambient()
         self._limit = self._first = self._inside = self._deadline(allowed).earlier(self._outside)
@@ -53,6 +74,7 @@ class Scope:
     def __enter__(self) -> None:
         self._outside = ambient()
         impose(self._inside)
+        self._began = perf_counter()
 
     def __exit__(
         self,
@@ -63,6 +85,11 @@ class Scope:
         inside = ambient()  # a generator may stand within a block of its own
         self._inside = self._limit if inside is self._first else inside
         impose(self._outside)
+        if threading.get_ident() == self._thread:
+            self._steps.append((self._began, perf_counter()))
+            if len(self._steps) >= self._many:
+                self._steps = [step for step in self._steps if holds(self._kit, [step])]
+                self._many = max(_MANY, 2 * len(self._steps))
 
     def allow(self, seconds: float | None) -> None:
         """Have the step under way, and those after it, end *seconds* after the request's arrival instead.
@@ -76,12 +103,12 @@ class Scope:
 
     def holds_anything(self) -> bool:
         """Whether this thread holds what it got in the request."""
-        return any(pool.holds(since=self._since) for pool in self._kit.pools.values())
+        return threading.get_ident() == self._thread and holds(self._kit, self._steps)
 
     def end(self) -> None:
         """Take back what this thread got in the request and still holds, and have that told. Never raises."""
         if threading.get_ident() == self._thread:  # or it would be somebody else's
-            recall(self._kit, since=self._since, reason=f"{self.name} ended")
+            recall(self._kit, self._steps, reason=f"{self.name} ended")
 
     def _deadline(self, allowed: float | None) -> Deadline:
         asked = self._asked
@@ -95,10 +122,21 @@ current_scope = _current.get
 """Return the request whose first step this is, None if there is none."""
 
 
-def recall(kit: PoolKit, *, since: float, reason: str) -> None:
-    """Take back what the calling thread still holds of *kit* and got at *since* or later. Never raises."""
+def holds(kit: PoolKit, spans: Iterable[Span]) -> bool:
+    """Whether the calling thread still holds anything of *kit* that it got in one of the *spans*."""
+    return any(
+        pool.holds(since=since, until=until)
+        for pool in kit.pools.values()
+        for since, until in spans
+    )
+
+
+def recall(kit: PoolKit, spans: Iterable[Span], *, reason: str) -> None:
+    """Take back what the calling thread still holds of *kit* and got in one of the *spans*. Never raises."""
     for pool in kit.pools.values():
         try:
-            pool.recall(since=since, reason=reason)
+            if pool.holds():  # mostly not, and then there is no need to look span by span
+                for since, until in spans:
+                    pool.recall(since=since, until=until, reason=reason)
         except Exception:
             logger.exception("pool %r: what %s could not be taken back", pool.name, reason)

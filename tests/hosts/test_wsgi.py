@@ -564,6 +564,48 @@ def test_a_request_within_a_request_takes_nothing_from_it(one):
     assert one.postgres.stats().leaked == 0
 
 
+def test_a_response_that_is_closed_late_takes_nothing_that_was_taken_around_it(conninfo):
+    pool = {"conninfo": conninfo, "min_size": 0, "max_size": 3}
+    kept = []
+    with PoolKit(postgres=pool, http=False, watch=None) as kit:
+
+        def app(environ, start_response):
+            hold(kit.postgres, kept)
+            start_response(*OK)
+            yield b"1"
+            hold(kit.postgres, kept)
+            yield b"2"
+
+        body = PoolsMiddleware(app, kit)({}, lambda *_: None)
+        assert next(body) == b"1"
+        with kit.postgres.transaction() as conn:
+            assert next(body) == b"2"
+            assert len(kit.postgres.leases()) == 3
+            body.close()
+            assert len(kit.postgres.leases()) == 1
+            assert conn.execute("select 1").fetchone() == (1,)
+        assert kit.postgres.stats().leaked == 2
+
+
+def test_what_a_long_body_took_is_remembered_and_nothing_else(one):
+    kept = []
+
+    def app(environ, start_response):
+        start_response(*OK)
+        yield b"first"
+        hold(one.postgres, kept)
+        while True:
+            yield b"more"
+
+    body = PoolsMiddleware(app, one)({}, lambda *_: None)
+    for _ in range(1000):
+        next(body)
+    assert len(body._scope._steps) < 100
+    assert len(one.postgres.leases()) == 1
+    body.close()
+    assert one.postgres.leases() == []
+
+
 def test_a_connection_may_be_held_until_the_body_is_closed(one):
     def app(environ, start_response):
         block = one.postgres.connection()
@@ -644,7 +686,7 @@ def test_taking_back_never_raises(kit, monkeypatch, caplog):
     class Broken:
         name = "broken"
 
-        def recall(self, **_):
+        def holds(self, **_):
             raise RuntimeError("no")
 
     monkeypatch.setattr(kit, "_pools", {"postgres": Broken()})
@@ -720,7 +762,9 @@ def test_to_hand_a_file_over_nobody_is_looked_for(one, monkeypatch):
         return environ["wsgi.file_wrapper"](io.BytesIO(b"x"))
 
     with one.postgres.connection():
-        monkeypatch.setattr("poolkit.core.lease._now_at", lambda thread: located.append(thread) or "")
+        monkeypatch.setattr(
+            "poolkit.core.lease._now_at", lambda thread: located.append(thread) or ""
+        )
         environ = {"wsgi.file_wrapper": FileWrapper}
         body = Task(PoolsMiddleware(app, one), environ, lambda *_: None).result()
         monkeypatch.undo()

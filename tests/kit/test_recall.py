@@ -110,6 +110,15 @@ def test_what_was_held_before_stays(pool):
     del held
 
 
+def test_what_was_taken_afterwards_stays(pool):
+    before = perf_counter()
+    held = hold(pool)
+    assert not pool.holds(until=before)
+    assert pool.recall(until=before) == []
+    assert len(pool.recall(until=perf_counter())) == 1
+    del held
+
+
 def test_what_another_thread_holds_stays(pool):
     over = threading.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from time import perf_counter
 from typing import Any
 
@@ -91,7 +92,7 @@ class AppPools:
     def _end_context(self, error: BaseException | None) -> None:  # noqa: ARG002 - Flask's
         since = g.get(_SINCE)
         if since is not None:
-            recall(self.kit, since=since, reason="the application context ended")
+            recall(self.kit, [(since, math.inf)], reason="the application context ended")
 
 
 def _checked(kit: PoolKit | None) -> PoolKit | None:
