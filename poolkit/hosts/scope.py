@@ -85,7 +85,7 @@ class Scope:
         inside = ambient()  # a generator may stand within a block of its own
         self._inside = self._limit if inside is self._first else inside
         impose(self._outside)
-        if threading.get_ident() == self._thread:
+        if self.is_here:
             self._steps.append((self._began, perf_counter()))
             if len(self._steps) >= self._many:
                 self._steps = [step for step in self._steps if holds(self._kit, [step])]
@@ -101,13 +101,18 @@ class Scope:
         inside = ambient()
         impose(self._limit if inside is before else inside.earlier(self._limit))
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the thread that the request came in."""
+        return threading.get_ident() == self._thread
+
     def holds_anything(self) -> bool:
         """Whether this thread holds what it got in the request."""
-        return threading.get_ident() == self._thread and holds(self._kit, self._steps)
+        return self.is_here and holds(self._kit, self._steps)
 
     def end(self) -> None:
         """Take back what this thread got in the request and still holds, and have that told. Never raises."""
-        if threading.get_ident() == self._thread:  # or it would be somebody else's
+        if self.is_here:  # or it would be somebody else's
             recall(self._kit, self._steps, reason=f"{self.name} ended")
 
     def _deadline(self, allowed: float | None) -> Deadline:
@@ -118,8 +123,14 @@ class Scope:
 
 _current: ContextVar[Scope | None] = ContextVar("poolkit_scope", default=None)
 
-current_scope = _current.get
-"""Return the request whose first step this is, None if there is none."""
+
+def current_scope() -> Scope | None:
+    """Return the request whose first step this is, None if there is none.
+
+    A thread that was started in one with a copy of the context has none: it is not what ends with the request.
+    """
+    scope = _current.get()
+    return scope if scope is not None and scope.is_here else None
 
 
 def holds(kit: PoolKit, spans: Iterable[Span]) -> bool:

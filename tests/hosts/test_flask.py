@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import http.client
 import json
 import logging
@@ -681,6 +682,24 @@ def test_what_a_context_without_a_request_holds_at_its_end_is_taken_back(app, ca
         assert len(current_pools.postgres.leases()) == 1
     assert kit_of(app).postgres.leases() == []
     assert "the application context ended" in caplog.text
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_context_of_a_thread_that_a_view_started_takes_back_what_it_holds(app, copied):
+    kept = []
+
+    def work():
+        with app.app_context():
+            leak(kept)
+        return len(kit_of(app).postgres.leases())
+
+    @app.get("/")
+    def index():
+        run = contextvars.copy_context().run if copied else lambda call: call()
+        return str(Task(run, work).result())
+
+    assert get(app).text == "0"
+    assert kit_of(app).postgres.stats().leaked == 1
 
 
 def test_what_was_held_before_the_context_stays(app):
