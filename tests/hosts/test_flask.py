@@ -18,8 +18,10 @@ from werkzeug.serving import make_server
 
 from poolkit import (
     BackendUnavailable,
+    CancelledOutcomeUnknown,
     ConfigError,
     DeadlineExceeded,
+    DeadlineOutcomeUnknown,
     OutcomeUnknown,
     PoolKit,
     PoolTimeout,
@@ -399,8 +401,23 @@ def test_a_backend_that_is_down_is_a_503_without_its_address(make_app):
 
 
 @pytest.mark.parametrize("registered", ["before", "after"])
-@pytest.mark.parametrize("kind", [PoolTimeout, PoolKitError, 503, HTTPException], ids=str)
-def test_handlers_of_the_app_win(kind, registered, caplog):
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (PoolTimeout, PoolTimeout("…")),
+        (PoolKitError, PoolTimeout("…")),
+        (TimeoutError, PoolTimeout("…")),
+        (OSError, DeadlineExceeded("…", stage="running")),
+        (ConnectionError, BackendUnavailable("…")),
+        (OutcomeUnknown, DeadlineOutcomeUnknown("…", stage="running")),
+        (OutcomeUnknown, CancelledOutcomeUnknown("…", stage="running")),
+        (Exception, PoolTimeout("…")),
+        (503, PoolTimeout("…")),
+        (HTTPException, PoolTimeout("…")),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or type(value).__name__,
+)
+def test_handlers_of_the_app_win(kind, error, registered, caplog):
     app = Flask("shop")
 
     def handle(error):
@@ -414,13 +431,45 @@ def test_handlers_of_the_app_win(kind, registered, caplog):
 
     @app.get("/")
     def index():
-        raise PoolTimeout("none")
+        raise error
 
     response = get(app)
     assert response.status_code == 418
-    own = isinstance(kind, type) and issubclass(kind, PoolKitError)
-    assert response.text.endswith("PoolTimeout" if own else "ServiceUnavailable")
-    assert ("was answered" in caplog.text) == (not own)
+    of_the_status = kind in (503, HTTPException, Exception)
+    told = "ServiceUnavailable" if of_the_status else type(error).__name__
+    assert response.text == f"the app's own, for {told}"
+    assert ("was answered" in caplog.text) == of_the_status
+
+
+def test_of_the_apps_handlers_the_nearest_wins_wherever_poolkit_stands_between(make_app):
+    app = make_app()
+    part = Blueprint("part", __name__)
+    part.register_error_handler(OSError, lambda error: ("of the blueprint", 418))
+    app.register_error_handler(OutcomeUnknown, lambda error: ("of the app", 418))
+    app.register_error_handler(PoolKitError, lambda error: ("of the app, for any", 418))
+
+    @part.get("/part")
+    @app.get("/app")
+    def view():
+        raise DeadlineOutcomeUnknown("…", stage="running")
+
+    app.register_blueprint(part)
+    assert [get(app, path).text for path in ("/part", "/app")] == ["of the blueprint", "of the app"]
+
+
+def test_an_apps_handler_of_all_it_did_not_expect_lets_answers_through(make_app):
+    app = make_app()
+
+    @app.errorhandler(Exception)
+    def handle(error):  # the way Flask's documentation has it
+        return error if isinstance(error, HTTPException) else ("sorry", 500)
+
+    @app.get("/<kind>")
+    def index(kind):
+        raise {"timeout": PoolTimeout("…"), "key": KeyError("x")}[kind]
+
+    assert [get(app, path).status_code for path in ("/timeout", "/key")] == [503, 500]
+    assert get(app, "/timeout").headers["Retry-After"] == "1"
 
 
 def test_an_apps_handler_of_all_http_errors_may_change_the_answer(make_app):

@@ -13,13 +13,13 @@ from werkzeug.local import LocalProxy
 from ...core import checks
 from ...core.errors import ConfigError
 from ...kit.kit import PoolKit
-from ..answers import ANSWERED
 from ..scope import current_scope, recall
 from ..wsgi import PoolsMiddleware
+from .answers import answering
 from .cli import commands
 from .config import NAME, Settings, kit_of
 from .routes import health_routes
-from .views import answered, own_deadline
+from .views import own_deadline
 
 _SINCE = "_poolkit_since"
 
@@ -69,10 +69,7 @@ class AppPools:
         app.url_value_preprocessor(self._note_view)
         appcontext_pushed.connect(self._note_context, app)
         app.teardown_appcontext(self._end_context)
-        handlers = app.error_handler_spec[None][None]
-        for kind in ANSWERED:
-            if kind not in handlers:
-                app.register_error_handler(kind, answered)
+        app.handle_user_exception = answering(app)  # type: ignore[assignment,method-assign]
         app.register_blueprint(health_routes(self.kit, self.settings))
         app.cli.add_command(commands)
 
