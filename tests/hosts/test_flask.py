@@ -30,7 +30,7 @@ from poolkit import (
 )
 from poolkit.core.deadline import NEVER, ambient
 from poolkit.errors import PoolKitError
-from poolkit.hosts.flask import Pools, current_pools, extension, request_deadline
+from poolkit.hosts.flask import Pools, current, current_pools, request_deadline
 
 from ..core.support import Task, eventually, python
 
@@ -246,7 +246,7 @@ def test_in_an_app_without_pools_the_error_says_what_to_do():
 
 
 def test_it_has_the_types_of_a_kit(app):
-    assert typing.get_type_hints(extension)["current_pools"] is PoolKit
+    assert typing.get_type_hints(current)["current_pools"] is PoolKit
     with app.app_context():
         assert isinstance(current_pools, PoolKit)
 

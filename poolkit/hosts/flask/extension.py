@@ -6,9 +6,8 @@ import math
 from time import perf_counter
 from typing import Any
 
-from flask import Flask, current_app, g, has_app_context
+from flask import Flask, g
 from flask.signals import appcontext_pushed
-from werkzeug.local import LocalProxy
 
 from ...core import checks
 from ...core.errors import ConfigError
@@ -19,7 +18,7 @@ from .answers import answering
 from .cli import commands
 from .config import NAME, Settings, kit_of
 from .routes import health_routes
-from .views import own_deadline
+from .views import deadline_of
 
 _SINCE = "_poolkit_since"
 
@@ -28,7 +27,7 @@ class Pools:
     """Gives Flask apps their pools: ``Pools(app)``, or ``pools = Pools()`` and ``pools.init_app(app)`` in a factory.
 
     The app's config says which pools, by ``POOLKIT_*`` keys; or a ready *kit* is given, and they are not read.
-    Pools open in each process on first use, and close when it exits; use them by :data:`current_pools`.
+    Pools open in each process on first use, and close when it exits; use them by ``current_pools``.
     """
 
     def __init__(self, app: Flask | None = None, kit: PoolKit | None = None) -> None:
@@ -37,7 +36,7 @@ class Pools:
             self.init_app(app)
 
     def init_app(self, app: Flask, kit: PoolKit | None = None) -> None:
-        """Set up *app*, with a *kit* of its own if one is given. Opens nothing.
+        """Set up *app*, with another *kit* if one is given. Opens nothing.
 
         Raises :class:`~poolkit.ConfigError` if its config is wrong, or if it is set up already.
         """
@@ -78,8 +77,8 @@ class AppPools:
         if scope is None or endpoint is None:
             return
         scope.name = f"the view {endpoint!r}"
-        if (own := own_deadline(self._views.get(endpoint))) is not None:
-            scope.allow(own.seconds)
+        if (limit := deadline_of(self._views.get(endpoint))) is not None:
+            scope.allow(limit.seconds)
 
     def _note_context(self, app: Flask, **_: Any) -> None:  # noqa: ARG002 - the signal's
         # A request takes care of its own when its response is closed, which may be after its contexts are gone.
@@ -96,21 +95,3 @@ def _checked(kit: PoolKit | None) -> PoolKit | None:
     if kit is not None and not isinstance(kit, PoolKit):
         raise ConfigError(f"kit must be a PoolKit, not {checks.kind(kit)}")
     return kit
-
-
-def _current_kit() -> PoolKit:
-    if not has_app_context():
-        raise RuntimeError(
-            "current_pools was used outside of an application context: use it in a view or a flask command, "
-            "or within `with app.app_context():`"
-        )
-    pools = current_app.extensions.get(NAME)
-    if pools is None:
-        raise ConfigError(
-            f"the app {current_app.name!r} has no Pools: call Pools(app), or pools.init_app(app) in its factory"
-        )
-    return pools.kit  # type: ignore[no-any-return]
-
-
-current_pools: PoolKit = LocalProxy(_current_kit)  # type: ignore[assignment]
-"""The kit of the current app."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..budget import limit
+from ...core import checks
 
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
@@ -14,7 +14,7 @@ _MARK = "_poolkit_deadline"
 
 
 @dataclass(frozen=True)
-class OwnDeadline:
+class ViewDeadline:
     """The ``seconds`` that requests for a view have, None for no limit."""
 
     seconds: float | None
@@ -25,15 +25,15 @@ def request_deadline(seconds: float | None) -> Callable[[ViewT], ViewT]:
 
     A decorator, beneath the route. What the client asks for by the deadline's header holds if it is less.
     """
-    own = OwnDeadline(limit("request_deadline", seconds))
+    limit = ViewDeadline(checks.limit("request_deadline", seconds))
 
     def mark(view: ViewT) -> ViewT:
-        setattr(view, _MARK, own)
+        setattr(view, _MARK, limit)
         return view
 
     return mark
 
 
-def own_deadline(view: Callable[..., Any] | None) -> OwnDeadline | None:
+def deadline_of(view: Callable[..., Any] | None) -> ViewDeadline | None:
     """Return the deadline that *view* was given, None if it was not."""
     return getattr(view, _MARK, None)
