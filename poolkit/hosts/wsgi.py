@@ -177,7 +177,8 @@ class _Exchange:
 
 def _named(environ: WSGIEnvironment) -> str:
     """Return what the request is called in logs. The query may hold secrets."""
-    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    if not path.isprintable():
-        path = repr(path)  # or a client could write lines of its own into the log
-    return f"the request {environ.get('REQUEST_METHOD', '')} {path}"
+    method, mount, path = map(environ.get, ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO"))
+    asked = f"{method or ''} {mount or ''}{path or ''}"
+    if not asked.isprintable():
+        asked = repr(asked)  # or a client could write lines of its own into the log
+    return f"the request {asked}"
