@@ -226,6 +226,22 @@ def test_setting_up_twice_is_an_error(app):
         Pools(app)
 
 
+@pytest.mark.parametrize("why", ["blueprint", "request"])
+def test_what_can_not_be_set_up_stays_as_it_was(why):
+    app = Flask("shop")
+    if why == "blueprint":
+        app.register_blueprint(Blueprint("poolkit", __name__))
+    else:
+        get(app)
+    before = app.wsgi_app
+    error = {"blueprint": ConfigError, "request": AssertionError}[why]
+    for _ in range(2):
+        with PoolKit(http=False, watch=None) as kit, pytest.raises(error, match=why):
+            Pools(app, kit)
+    assert app.wsgi_app == before
+    assert "pools" not in app.cli.commands
+
+
 @pytest.mark.parametrize("given", ["app", "kit"])
 def test_what_is_no_app_or_no_kit_is_an_error(given):
     with pytest.raises(ConfigError, match=f"^{given} must be a "):
@@ -823,6 +839,25 @@ def test_the_paths_can_be_chosen_and_left_out(make_app):
     assert [get(app, path).status_code for path in ("/livez", "/readyz")] == [404, 404]
     with app.test_request_context("/health/live"):
         assert request.endpoint == "poolkit.live"
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_route_of_the_app_for_the_same_path_is_served(order):
+    app = Flask("shop")
+
+    def add():
+        app.add_url_rule("/livez", "alive", lambda: f"the app's own: {request.endpoint}")
+        app.add_url_rule("/readyz", "told", lambda: "posted", methods=["POST"])
+
+    if order == "before":
+        add()
+    with PoolKit(http=False, watch=None) as kit:
+        Pools(app, kit)
+        if order == "after":
+            add()
+        assert get(app, "/livez").text == "the app's own: alive"
+        assert get(app, "/readyz").json["ready"] is True
+        assert app.test_client().post("/readyz", buffered=True).text == "posted"
 
 
 def test_apps_in_many_threads_do_not_mix(app, conninfo):

@@ -44,6 +44,10 @@ class Pools:
             raise ConfigError(f"app must be a Flask app, not {checks.kind(app)}")
         if NAME in app.extensions:
             raise ConfigError(f"the app {app.name!r} has its Pools already; call init_app once")
+        if NAME in app.blueprints:
+            raise ConfigError(
+                f"the app {app.name!r} has a blueprint called {NAME!r}, as that of the extension; give it another name"
+            )
         settings = Settings.of(app)
         AppPools(app, _checked(kit) or self._kit or kit_of(app), settings).install(app)
 
@@ -58,7 +62,7 @@ class AppPools:
 
     def install(self, app: Flask) -> None:
         """Have *app* tell when its requests and contexts begin and end."""
-        app.extensions[NAME] = self
+        app.register_blueprint(health_routes(self.kit, self.settings))  # first: too late, it fails
         app.wsgi_app = PoolsMiddleware(  # type: ignore[method-assign]
             app.wsgi_app,
             self.kit,
@@ -69,8 +73,8 @@ class AppPools:
         appcontext_pushed.connect(self._note_context, app)
         app.teardown_appcontext(self._end_context)
         app.handle_user_exception = answering(app)  # type: ignore[assignment,method-assign]
-        app.register_blueprint(health_routes(self.kit, self.settings))
         app.cli.add_command(commands)
+        app.extensions[NAME] = self
 
     def _note_view(self, endpoint: str | None, values: dict[str, Any] | None) -> None:  # noqa: ARG002 - Flask's
         scope = current_scope()
