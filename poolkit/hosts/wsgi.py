@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import checks
 from ..core.errors import ConfigError
 from ..kit.kit import PoolKit
-from .answers import answer_to, log_answer
+from .answering import Answering
 from .budget import DEADLINE, Budget
 from .scope import Scope
 
@@ -42,12 +42,13 @@ class PoolsMiddleware:
         self._app = app
         self._kit = kit
         self._budget = Budget(deadline, deadline_header)
+        self._answering = Answering()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         budget = self._budget
         scope = Scope(self._kit, _named(environ), budget.deadline, budget.asked(environ))
-        return _Exchange(scope, environ, start_response).begin(self._app)
+        return _Exchange(scope, self._answering, environ, start_response).begin(self._app)
 
 
 class _Exchange:
@@ -58,6 +59,7 @@ class _Exchange:
     """
 
     __slots__ = (
+        "_answering",
         "_body",
         "_closed",
         "_environ",
@@ -69,9 +71,14 @@ class _Exchange:
     )
 
     def __init__(
-        self, scope: Scope, environ: WSGIEnvironment, start_response: StartResponse
+        self,
+        scope: Scope,
+        answering: Answering,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
     ) -> None:
         self._scope = scope
+        self._answering = answering
         self._environ = environ
         self._start_response = start_response
         self._head: tuple[str, list[tuple[str, str]]] | None = None
@@ -165,13 +172,14 @@ class _Exchange:
 
     def _answer(self, error: BaseException) -> bytes | None:
         """Begin the answer that *error* means, and return its body; None if it means none, or comes too late."""
-        answer = answer_to(error) if self._write is None else None
+        if self._write is not None:
+            return None
+        answer = self._answering.answer(error, self._scope.name)
         if answer is None:
             return None
         headers, body = answer.render(self._environ.get("HTTP_ACCEPT", ""))
         self._head = answer.status_line, headers
         self._tell()
-        log_answer(answer, error, self._scope.name)
         return b"" if self._environ.get("REQUEST_METHOD") == "HEAD" else body
 
 

@@ -14,7 +14,7 @@ from ...core.errors import ConfigError
 from ...kit.kit import PoolKit
 from ..scope import current_scope, recall
 from ..wsgi import PoolsMiddleware
-from .answers import answering
+from .answers import with_answers
 from .cli import commands
 from .config import NAME, Settings, kit_of
 from .routes import health_routes
@@ -72,7 +72,7 @@ class AppPools:
         app.url_value_preprocessor(self._note_view)
         appcontext_pushed.connect(self._note_context, app)
         app.teardown_appcontext(self._end_context)
-        app.handle_user_exception = answering(app)  # type: ignore[assignment,method-assign]
+        app.handle_user_exception = with_answers(app)  # type: ignore[assignment,method-assign]
         app.cli.add_command(commands)
         app.extensions[NAME] = self
 
