@@ -247,7 +247,7 @@ def impose(limit: Deadline) -> None:
 
     If it is that of a block which was left between two steps, the one around it.
     """
-    _ambient.set(_in_force(limit))
+    _ambient.set(_in_force(limit) if limit.left else limit)
 
 
 class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``

@@ -137,8 +137,10 @@ class Pool(Generic[ConfigT, RunningT]):
     def holds(self, *, since: float = 0.0, until: float = math.inf) -> bool:
         """Whether the calling thread still holds anything that :meth:`recall` would take back. Cheap."""
         running = self._lifecycle.latest
+        if running is None:
+            return False
         thread = threading.current_thread()
-        for lender in running.lenders if running is not None else ():
+        for lender in running.lenders:
             if lender.book and lender.holds(thread, since=since, until=until):
                 return True
         return False

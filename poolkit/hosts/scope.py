@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from threading import get_ident
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ class Scope:
         self.name = name
         self._kit = kit
         self._arrived = monotonic()
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._steps: list[Span] = []  # of that thread
         self._many = _MANY
         self._asked = asked
@@ -85,10 +85,14 @@ class Scope:
         inside = ambient()  # a generator may stand within a block of its own
         self._inside = self._limit if inside is self._first else inside
         impose(self._outside)
-        if self.is_here:
-            self._steps.append((self._began, perf_counter()))
-            if len(self._steps) >= self._many:
-                self._steps = [step for step in self._steps if holds(self._kit, [step])]
+        if get_ident() == self._thread:
+            steps = self._steps
+            steps.append((self._began, perf_counter()))
+            if len(steps) >= self._many:
+                holding = holds(self._kit, [(0.0, steps[-1][1])])
+                self._steps = (
+                    [step for step in steps if holds(self._kit, [step])] if holding else []
+                )
                 self._many = max(_MANY, 2 * len(self._steps))
 
     def allow(self, seconds: float | None) -> None:
@@ -104,7 +108,7 @@ class Scope:
     @property
     def is_here(self) -> bool:
         """Whether this is the thread that the request came in."""
-        return threading.get_ident() == self._thread
+        return get_ident() == self._thread
 
     def holds_anything(self) -> bool:
         """Whether this thread holds what it got in the request."""
