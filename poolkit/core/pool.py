@@ -140,10 +140,10 @@ class Pool(Generic[ConfigT, RunningT]):
         if running is None:
             return False
         thread = threading.current_thread()
-        for lender in running.lenders:
-            if lender.book and lender.holds(thread, since=since, until=until):
-                return True
-        return False
+        return any(
+            lender.book and lender.holds(thread, since=since, until=until)
+            for lender in running.lenders
+        )
 
     def ping(self, timeout: float = HEALTH_TIMEOUT) -> float:
         """Ask the backend for a sign of life, and return how many seconds that took.
