@@ -18,7 +18,8 @@ MAKEFLAGS += --no-print-directory
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV); ARGS=… goes to demo, test and bench."
+	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV); ARGS=… goes to demo, test, bench and chaos."
+	@echo "  PYTHONS=3.12 has package look at that one alone."
 
 .PHONY: install
 install: $(installed) ## Make .venv with poolkit and all that its development needs
@@ -38,12 +39,22 @@ demo: $(installed) ## Serve 500 concurrent requests three ways, and compare
 	@$(bin)/poolkit demo $(ARGS)
 
 .PHONY: test
-test: $(installed) ## Run the tests
+test: $(installed) $(VENV)/.browser ## Run the tests
 	$(python) -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(installed) ## Run the generated tests with new and many more examples
 	HYPOTHESIS_PROFILE=fuzz $(python) -m pytest --timeout=1800 tests/core/models tests/fuzz $(ARGS)
+
+# Where there is no browser, and none can be had, the tests that need one are skipped, and say so.
+$(VENV)/.browser: $(installed)
+	@.ci/find-browser >/dev/null || .ci/install-browser || true
+	@touch $@
+
+.PHONY: screenshots
+screenshots: $(installed) $(VENV)/.browser ## Take the pictures of the dashboard that the documentation shows
+	@mkdir -p docs/images
+	POOLKIT_SCREENSHOTS=docs/images $(python) -m pytest -q tests/hosts/test_dashboard_browser.py -k "load or exhausted"
 
 # A name on the PATH may be a shim that doesn't run: only those that execute count.
 .PHONY: test-all
@@ -79,6 +90,14 @@ bench: $(installed) ## Measure poolkit against its peers
 bench-quick: $(installed) ## The same, shorter and rougher
 	$(python) -m benchmarks --quick $(ARGS)
 
+.PHONY: package
+package: ## Build it, and install it on each Python with each extra
+	@$(PYTHON) .ci/package.py
+
+.PHONY: chaos
+chaos: $(installed) ## Play faults on all pools for 15 minutes, and check what is promised
+	$(python) -m tests.faults $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build/html
 	$(python) -m sphinx -q -W --keep-going -b html docs docs/_build/html
@@ -90,6 +109,6 @@ $(VENV)/.installed-docs: $(installed)
 
 .PHONY: clean
 clean: ## Remove everything that these targets made
-	rm -rf .venv .venv-3.* build dist *.egg-info docs/_build benchmarks/results
+	rm -rf .venv .venv-3.* build dist *.egg-info docs/_build benchmarks/results tests/faults/results
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find poolkit tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

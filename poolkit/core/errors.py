@@ -86,14 +86,18 @@ class DeadlineExceeded(PoolKitError, TimeoutError):
 
     def in_doubt(self, why: str) -> DeadlineOutcomeUnknown:
         """Return the error that says the same of what may have taken effect; *why* follows its text."""
-        return DeadlineOutcomeUnknown(f"{self}{why}", stage=self.stage)
+        doubtful = DeadlineOutcomeUnknown(f"{self}{why}", stage=self.stage)
+        doubtful.plain = self
+        return doubtful
 
 
 class Cancelled(DeadlineExceeded):
     """The :class:`~poolkit.Cancellation` of a deadline was cancelled. ``stage`` says during what."""
 
     def in_doubt(self, why: str) -> CancelledOutcomeUnknown:
-        return CancelledOutcomeUnknown(f"{self}{why}", stage=self.stage)
+        doubtful = CancelledOutcomeUnknown(f"{self}{why}", stage=self.stage)
+        doubtful.plain = self
+        return doubtful
 
 
 def _rebuild_deadline_exceeded(
@@ -112,6 +116,9 @@ class OutcomeUnknown(PoolKitError):
 
 class DeadlineOutcomeUnknown(DeadlineExceeded, OutcomeUnknown):
     """The deadline passed while something ran whose cancellation the backend has not confirmed."""
+
+    plain: DeadlineExceeded | None = None
+    """The error without the doubt, for what may be repeated anyway."""
 
 
 class CancelledOutcomeUnknown(Cancelled, DeadlineOutcomeUnknown):

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -30,6 +31,26 @@ AT_ONCE = 0.000_1
 
 STOP_LOOK = 0.2
 """Seconds between looks, while closing, at leases that nobody can return."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerState:
+    """One server of a pool at one moment; most pools have one, an HttpPool has one for each host.
+
+    Of at most ``max_size`` connections ``in_use`` are lent, and ``waiting`` threads wait for one. ``cause`` is why it
+    can't be reached, None if it can.
+    """
+
+    name: str
+    max_size: int
+    in_use: int
+    waiting: int
+    cause: BaseException | None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether threads wait since all of its connections are lent."""
+        return self.waiting > 0 and self.in_use >= self.max_size
 
 
 class Lendable(Protocol):
@@ -231,6 +252,16 @@ class Lender(Generic[ResourceT]):
             max_size=self._max_size,
             in_use=len(self.book),
             waiting=self.waiting,
+        )
+
+    def state(self) -> ServerState:
+        """Return how it is with the server now."""
+        return ServerState(
+            name=self.name,
+            max_size=self._max_size,
+            in_use=len(self.book),
+            waiting=self.waiting,
+            cause=self._outage.cause,
         )
 
     @property

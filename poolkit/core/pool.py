@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -16,8 +16,9 @@ from .deadline import Deadline, deadline
 from .events import Closed, Events, Opened
 from .housekeeper import housekeeper
 from .lease import Holder
-from .lending import Lender
+from .lending import Lender, ServerState
 from .lifecycle import Lifecycle, Running
+from .retry import RetryBudget
 from .stats import PoolStats, Tally
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class Lending(Running, Protocol):
     @property
     def lenders(self) -> Sequence[Lender[Any]]:
         """Those who lend its connections: one, or one for each server."""
+
+    @property
+    def budgets(self) -> Mapping[str, RetryBudget]:
+        """What may be spent on retries, by the name of the pool, or of each host."""
 
 
 ConfigT = TypeVar("ConfigT", bound=PoolConfig)
@@ -111,6 +116,17 @@ class Pool(Generic[ConfigT, RunningT]):
             (holder for lender in lenders for holder in lender.holders()),
             key=lambda holder: holder.since,
         )
+
+    def servers(self) -> list[ServerState]:
+        """Return how it is with each of its servers now: mostly one, in an HttpPool one for each host."""
+        running = self._lifecycle.latest
+        return [lender.state() for lender in running.lenders] if running is not None else []
+
+    def retry_budgets(self) -> dict[str, float]:
+        """Return what is left of the retry budget, 0.0 to 1.0, by name: in an HttpPool for each host."""
+        running = self._lifecycle.latest
+        budgets = running.budgets if running is not None else {}
+        return {name: budget.tokens / budget.CAPACITY for name, budget in budgets.items()}
 
     def recall(
         self,

@@ -19,7 +19,7 @@ import tenacity
 
 from . import checks
 from .deadline import Deadline
-from .errors import ConfigError, OutcomeUnknown
+from .errors import ConfigError, DeadlineOutcomeUnknown, OutcomeUnknown
 from .events import Ended, Events, Failed, Retried
 from .stats import Tally
 
@@ -334,8 +334,10 @@ def _may_repeat(verdict: Verdict, idempotent: bool) -> bool:
 def _raise(error: Exception, verdict: Verdict, idempotent: bool) -> NoReturn:
     """Raise what the caller gets to see of *error*.
 
-    What is idempotent ends with the last error as it is: whoever repeats it later does no harm.
+    What is idempotent ends with the last error as it is: whoever repeats it later does no harm. So it leaves no doubt.
     """
+    if idempotent and isinstance(error, DeadlineOutcomeUnknown) and error.plain is not None:
+        raise error.plain
     if not verdict.unknown or idempotent or isinstance(error, OutcomeUnknown):
         raise error
     raise OutcomeUnknown(

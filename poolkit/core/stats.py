@@ -45,6 +45,27 @@ class Histogram:
                 return min(_middle(index), self.max)
         return self.max
 
+    def since(self, earlier: Histogram) -> Histogram:
+        """Return what was counted after *earlier*, which is of the same pool.
+
+        The maximum is exact if it was the longest so far, else within 6 %, like the quantiles.
+        """
+        before = earlier.buckets or (0,) * len(self.buckets)
+        # Threads go on counting while they are added up, so a bucket may seem to have lost one.
+        buckets = tuple(
+            max(0, count - counted) for count, counted in zip(self.buckets, before, strict=True)
+        )
+        count = sum(buckets)
+        if not count:
+            return Histogram(buckets=buckets)
+        mean = max(0.0, self.mean * self.count - earlier.mean * earlier.count) / count
+        longest = self.max
+        if longest <= earlier.max:
+            last = max(index for index, amount in enumerate(buckets) if amount)
+            longest = min(longest, _middle(last))
+        bare = Histogram(count, mean, max=longest, buckets=buckets)
+        return Histogram(count, mean, bare.quantile(0.5), bare.quantile(0.99), longest, buckets)
+
 
 def _middle(index: int) -> float:
     """Return the geometric middle of bucket *index*; the first holds what took no time at all."""

@@ -16,6 +16,7 @@ from ..core.errors import OutcomeUnknown, PoolClosed
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lending import Lender
 from ..core.retry import Phase, Try
+from . import channels
 from .channels import Metadata
 from .failures import NotSent, Refused, was_refused
 from .fleet import Fleet, Link, Slot
@@ -122,7 +123,13 @@ class Caller:
                 state.phase = phase
                 slot.call = make(request, timeout=left, metadata=metadata)
                 yield from self._heard(slot, first_within, deadline)
+            except GeneratorExit:
+                if not self._lender.abandoned:
+                    channels.end_call(slot.call)
+                raise
             except (grpc.RpcError, ValueError) as error:
+                if isinstance(error, grpc.RpcError):
+                    channels.end_call(slot.call)
                 told = self._told(error, slot, method, deadline)
                 if not (isinstance(told, Refused) and admission.may_wait()):
                     raise told from error

@@ -139,6 +139,18 @@ def why(channel: grpc.Channel) -> str:
     return ""
 
 
+def end_call(call: Any) -> None:
+    """End a call of many answers that nobody reads on; without effect on one that has ended.
+
+    No thread takes what is still to come of such a call, its end above all, and as long as that lies there grpc keeps
+    the call's connection open, even when the channel is closed. Not for a call whose reading was interrupted: what was
+    taken of it then and not noted would be waited for in vain.
+    """
+    call.cancel()
+    while call._state.due:
+        call._consume_next_event()  # of a call that is cancelled, it is there at once
+
+
 def disown(channel: grpc.Channel) -> None:
     """In a forked child: never let *channel*, which is the parent's, be closed, not even at the very end."""
     for shared in (channel, _inner(channel)):

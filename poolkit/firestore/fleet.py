@@ -88,7 +88,7 @@ class Slot:
             self.call.cancel()
 
     def __del__(self) -> None:
-        lease = self.lease
+        lease = getattr(self, "lease", None)  # an interruption may come before there is one
         if lease is not None:
             self._fleet.book.forgotten.append(
                 (lease, self)
@@ -145,7 +145,7 @@ class Fleet:
     def discard(self, slot: Slot) -> None:
         """Take a right back whose holder can't end the call: end it."""
         if slot.call is not None:
-            slot.call.cancel()
+            channels.end_call(slot.call)
         self.put(slot)
 
     # -- use -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import uniform
 from typing import Any
 
@@ -173,6 +173,11 @@ class Running:
     def lenders(self) -> Sequence[Lender[Any]]:
         """Who lends its connections."""
         return [self.lender]
+
+    @property
+    def budgets(self) -> Mapping[str, RetryBudget]:
+        """What may be spent on retries."""
+        return {self.config.name: self.retrier.budget}
 
     def sweep(self) -> None:
         """Take back what nobody can return, and look after the channels."""

@@ -12,7 +12,7 @@ from ..core.deadline import Deadline
 from ..core.errors import DeadlineExceeded, PoolKitError
 from ..core.events import Events
 from ..core.node import Node
-from ..core.retry import Phase, Retrier, RetryPolicy, Try
+from ..core.retry import Phase, Retrier, RetryBudget, RetryPolicy, Try
 from ..core.stats import PoolStats, Tally
 from .config import HttpConfig
 from .connection import PooledConnection
@@ -64,6 +64,11 @@ class Host:
     def is_unused(self) -> bool:
         """Whether no request to it is under way, nobody holds a connection to it, and none is kept."""
         return not (self.calls or len(self.node.shelf) or len(self.node.lender.book))
+
+    @property
+    def budget(self) -> RetryBudget:
+        """What may be spent on retries of requests to it."""
+        return self._retrier.budget
 
     def stats(self) -> PoolStats:
         """Return its state and counters."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from ..core.lending import Lender
-from ..core.retry import RetryPolicy
+from ..core.retry import RetryBudget, RetryPolicy
 from ..core.stats import PoolStats
 from .config import HttpConfig
 from .events import METHODS, Answered, HttpListener, Requested
@@ -143,6 +143,11 @@ class Running:
     def lenders(self) -> Sequence[Lender[Any]]:
         """Who lends its connections, a host each."""
         return [host.node.lender for host in self.hosts.all()]
+
+    @property
+    def budgets(self) -> Mapping[str, RetryBudget]:
+        """What may be spent on retries, by host."""
+        return {host.node.name: host.budget for host in self.hosts.all()}
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
         """Lend nothing more, close what is there, and return who still holds."""

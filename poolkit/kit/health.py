@@ -6,7 +6,7 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -95,10 +95,14 @@ class Limits:
         checks.seconds("Limits.error_rate", self.error_rate)
 
 
+def _nobody(*_: object) -> None:
+    """There is nobody to tell."""
+
+
 class HealthChecker:
     """Checks each pool *every* so many seconds, each in a thread of its own, so that none delays another.
 
-    A check may take *timeout* seconds. What changes is logged, once.
+    A check may take *timeout* seconds. What changes is logged, once, and *changed* is called with the pool's name.
     """
 
     def __init__(
@@ -108,12 +112,13 @@ class HealthChecker:
         every: float = 30.0,
         timeout: float = 5.0,
         limits: Limits | None = None,
+        changed: Callable[[str, PoolHealth], object] = _nobody,
     ) -> None:
         self._every = checks.seconds("every", every, zero=False)
         self._timeout = checks.seconds("timeout", timeout, zero=False)
         limits = limits or Limits()
         self._watches = {
-            name: _Watch(name, pool, self._timeout, limits) for name, pool in pools.items()
+            name: _Watch(name, pool, self._timeout, limits, changed) for name, pool in pools.items()
         }
         self._timer: Timer | None = None
         self._first: Timer | None = None
@@ -169,12 +174,20 @@ _GRACE = 0.5
 class _Watch:
     """Checks one pool."""
 
-    def __init__(self, name: str, pool: AnyPool, timeout: float, limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        pool: AnyPool,
+        timeout: float,
+        limits: Limits,
+        changed: Callable[[str, PoolHealth], object],
+    ) -> None:
         self.last: PoolHealth | None = None
         self._name = name
         self._pool = pool
         self._timeout = timeout
         self._limits = limits
+        self._changed = changed
         self._ended = False
         self._lock = threading.Lock()
         # Guarded by _lock:
@@ -260,7 +273,7 @@ class _Watch:
         if self._ended:
             return  # what was found is that the pool is being closed
         status = _status_for(reasons)
-        self.last = PoolHealth(
+        self.last = health = PoolHealth(
             status=status, reasons=dict(reasons), latency=latency, checked_at=time.time()
         )
         with self._lock:
@@ -276,6 +289,7 @@ class _Watch:
                 "".join(f"; {reason}" for reason in reasons.values()),
                 extra={"pool": self._pool.name, "status": status.value},
             )
+            self._changed(self._pool.name, health)
 
 
 def _status_for(reasons: Mapping[str, str]) -> Status:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,11 @@ from ..core.lease import Holder
 from ..core.lifecycle import Lifecycle
 from ..core.stats import PoolStats
 from .backends import BACKENDS, AnyPool
-from .health import KitHealth
+from .health import KitHealth, Status
+from .recent import RecentEvent, RecentEvents
 from .signals import CloseOnSigterm
 from .sources import Settings, read_environment, read_file
-from .watching import Watching, WatchSettings
+from .watching import Companion, Watching, WatchSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,13 +72,15 @@ class PoolKit:
         given = {"postgres": postgres, "redis": redis, "http": http, "firestore": firestore}
         if http is None or http is True:
             given["http"] = {}
+        self._recent = RecentEvents()
         self._pools: dict[str, AnyPool] = {
-            backend: BACKENDS[backend].pool(what, listeners)
+            backend: BACKENDS[backend].pool(what, (*listeners, self._recent))
             for backend, what in given.items()
             if what is not None and what is not False
         }
         self._watch = watch
         self._instances = instances
+        self._companions: list[Companion] = []
         self._lifecycle: Lifecycle[Watching] = Lifecycle(
             self.name, self._start, opened=Watching.start
         )
@@ -146,6 +150,26 @@ class PoolKit:
         kit.settings = found
         return kit
 
+    def again(self) -> Self:
+        """Return a new kit with the same settings: what was closed stays closed."""
+        pools: dict[str, Any] = {
+            backend: dataclasses.replace(
+                pool.config,
+                listeners=[each for each in pool.config.listeners if each is not self._recent],
+            )
+            for backend, pool in self._pools.items()
+        }
+        kit = type(self)(
+            **{"http": False, **pools},
+            name=self.name,
+            instances=self._instances,
+            drain_timeout=self.drain_timeout,
+            close_on_sigterm=self._sigterm is not None,
+            watch=self._watch,
+        )
+        kit.settings = self.settings
+        return kit
+
     # -- open and use --------------------------------------------------------------------------------
 
     def open(self) -> Self:
@@ -204,6 +228,11 @@ class PoolKit:
         return f"<PoolKit {self.name!r} {self._lifecycle.state}: {shown or 'no pools'}>"
 
     @property
+    def state(self) -> str:
+        """``new``, ``open`` or ``closed``; in a forked child, ``new`` until it is used there."""
+        return self._lifecycle.state
+
+    @property
     def pools(self) -> Mapping[str, AnyPool]:
         """The pools that there are, by backend."""
         return MappingProxyType(self._pools)
@@ -222,9 +251,30 @@ class PoolKit:
         last = watching.health.last()
         return watching.health.check() if now or len(last.pools) < len(self._pools) else last
 
+    def last_health(self) -> KitHealth:
+        """Return what the last checks found, as far as there were any. Asks nobody, and opens nothing."""
+        watching = self._lifecycle.latest
+        if watching is not None:
+            return watching.health.last()
+        return KitHealth(status=Status.HEALTHY, live=True, ready=True, pools={})
+
+    def events(self) -> list[RecentEvent]:
+        """Return the last rare events of its pools in this process, the newest first: two hundred at most.
+
+        Opened, closed, lost, back, timed out, failed, leaked, another health: not what happens at each request. Of a
+        pool that was made before the kit only what the kit finds: its health, and what is held for too long.
+        """
+        return self._recent.all()
+
     def leak_report(self) -> str:
         """Return, for a human, who holds connections now, and which of them for too long."""
         return self._lifecycle.open().leaks.report()
+
+    def accompany(self, companion: Companion) -> None:
+        """Have *companion* started as the kit opens, now if it is open, in each process, and stopped as it closes."""
+        self._companions.append(companion)
+        if self._lifecycle.state == "open":
+            companion.start()
 
     # -- close ---------------------------------------------------------------------------------------
 
@@ -254,7 +304,13 @@ class PoolKit:
             self._lifecycle.open()
 
     def _start(self) -> Watching:
-        return Watching(self._pools, self._watch, instances=self._instances)
+        return Watching(
+            self._pools,
+            self._watch,
+            instances=self._instances,
+            recent=self._recent,
+            companions=self._companions,
+        )
 
     def _get(self, backend: str) -> AnyPool:
         pool = self._pools.get(backend)

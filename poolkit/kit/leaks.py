@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 from ..core import checks
@@ -18,15 +18,29 @@ _Lease = tuple[str, int, float]
 """What tells a lease from all others: the pool, the thread and when it began."""
 
 
+def _nobody(*_: object) -> None:
+    """There is nobody to tell."""
+
+
 class LeakDetector:
     """Looks *every* so many seconds for two signs of a leak, and warns of each once.
 
     A lease held for longer than the pool's ``leak_threshold``, with where it was acquired and where its thread is;
     when it ends, that is told too. And a pool whose connections have become more while its idle ones became fewer.
+    *overdue* and *given_back* are called with the pool's name and the holder, when one is found and when it ends.
     """
 
-    def __init__(self, pools: Mapping[str, AnyPool], *, every: float = 60.0) -> None:
+    def __init__(
+        self,
+        pools: Mapping[str, AnyPool],
+        *,
+        every: float = 60.0,
+        overdue: Callable[[str, Holder], object] = _nobody,
+        given_back: Callable[[str, Holder], object] = _nobody,
+    ) -> None:
         self._pools = dict(pools)
+        self._tell_overdue = overdue
+        self._tell_given_back = given_back
         self._every = checks.seconds("every", every, zero=False)
         self._timer: Timer | None = None
         self._lock = threading.Lock()
@@ -83,6 +97,7 @@ class LeakDetector:
                 holder.stack(),
                 extra={"pool": pool.name, "call_site": holder.call_site},
             )
+            self._tell_overdue(pool.name, holder)
         for holder in ended:
             logger.warning(
                 "pool %r: the connection acquired at %s by thread %r was given back after about %.0f s",
@@ -92,6 +107,7 @@ class LeakDetector:
                 perf_counter() - holder.since,
                 extra={"pool": pool.name, "call_site": holder.call_site},
             )
+            self._tell_given_back(pool.name, holder)
 
     def _look_at_sizes(self, name: str, pool: AnyPool) -> None:
         stats = pool.stats()

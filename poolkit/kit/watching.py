@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..core import checks
 from ..core.deadline import Deadline, deadline
@@ -14,6 +14,7 @@ from ..core.lease import Holder
 from .backends import AnyPool
 from .health import HealthChecker, Limits
 from .leaks import LeakDetector
+from .recent import RecentEvents
 
 logger = logging.getLogger("poolkit")
 
@@ -42,14 +43,31 @@ class WatchSettings:
         checks.seconds("leaks_every", self.leaks_every, zero=False)
 
 
+class Companion(Protocol):
+    """What is there as long as a kit is open, in each process. Starting and stopping are idempotent."""
+
+    def start(self) -> None:
+        """Begin: the kit is in use in this process."""
+
+    def stop(self) -> None:
+        """End: the kit is being closed."""
+
+
 class Watching:
     """Watches the pools of a kit in one process. After a fork, the child makes its own."""
 
     def __init__(
-        self, pools: Mapping[str, AnyPool], settings: WatchSettings | None, *, instances: int
+        self,
+        pools: Mapping[str, AnyPool],
+        settings: WatchSettings | None,
+        *,
+        instances: int,
+        recent: RecentEvents,
+        companions: Sequence[Companion] = (),
     ) -> None:
         self._pools = pools
         self._instances = instances
+        self._companions = companions
         self._active = settings is not None
         settings = settings or WatchSettings()
         self.health = HealthChecker(
@@ -57,12 +75,20 @@ class Watching:
             every=settings.health_every,
             timeout=settings.health_timeout,
             limits=settings.limits,
+            changed=recent.health_changed,
         )
-        self.leaks = LeakDetector(pools, every=settings.leaks_every)
+        self.leaks = LeakDetector(
+            pools,
+            every=settings.leaks_every,
+            overdue=recent.overdue,
+            given_back=recent.given_back,
+        )
         self._adviser: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to watch."""
+        for companion in self._companions:
+            companion.start()
         if not self._active:
             return
         self.health.start()
@@ -75,6 +101,8 @@ class Watching:
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
         """Watch no more. Nobody holds it."""
+        for companion in self._companions:
+            companion.stop()
         self.leaks.stop()
         self.health.stop(deadline)
         if self._adviser is not None and self._adviser is not threading.current_thread():

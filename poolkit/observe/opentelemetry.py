@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from opentelemetry import trace
-from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
-from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+try:
+    from opentelemetry import trace
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
+    from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+except ModuleNotFoundError as error:
+    raise ImportError("poolkit.observe.opentelemetry needs: pip install 'poolkit[otel]'") from error
 
 from ..core import events
 from ..core.events import Listener

@@ -11,10 +11,15 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
-from prometheus_client import Histogram as PrometheusHistogram
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+    from prometheus_client import Histogram as PrometheusHistogram
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "poolkit.observe.prometheus needs: pip install 'poolkit[prometheus]'"
+    ) from error
 
 from ..core import checks
 from ..core.housekeeper import Timer, housekeeper

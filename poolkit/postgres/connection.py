@@ -83,6 +83,8 @@ class PooledConnection(psycopg.Connection[Any]):
     """Called, once, if the server has not answered for a while."""
 
     _watched = False
+    _cancelling = False
+    """Whether a cancel goes on in the background."""
     _cleaning = NEVER
     _spare: psycopg.Cursor[Any] | None = None
 
@@ -170,7 +172,8 @@ class PooledConnection(psycopg.Connection[Any]):
             except errors._WaitTimeout:
                 self.silence = None
                 silence()
-                bound -= SILENCE
+                # All that may have taken longer than it should.
+                bound = max(0.0, min(bound - SILENCE, deadline.remaining()))
         try:
             return self._wait_for(gen, interval, bound, deadline)
         except errors._WaitTimeout:
@@ -298,7 +301,7 @@ class PooledConnection(psycopg.Connection[Any]):
         """Close it for good; what still runs on it is cancelled in the background."""
         self.lease = None
         self.rest()
-        if not self.closed and self.pgconn.transaction_status == ACTIVE:
+        if not self.closed and self.pgconn.transaction_status == ACTIVE and not self._cancelling:
             self._cancel_in_background()
         self.close()
 
@@ -415,7 +418,9 @@ class PooledConnection(psycopg.Connection[Any]):
                 if left <= more:
                     raise
                 raise deadline.exceeded(self.label, stage="running") from None
-        until = Deadline.after(CANCEL_GRACE)
+        # Not from now on if it has passed: we may be late already.
+        expired = deadline.expired
+        until = deadline.grace(CANCEL_GRACE) if expired else Deadline.after(CANCEL_GRACE)
         confirmed = False
         if self.cancel_now(until):
             try:
@@ -448,6 +453,7 @@ class PooledConnection(psycopg.Connection[Any]):
             self._in_background(self.pgconn.get_cancel().cancel)
 
     def _in_background(self, cancel: Callable[[], object]) -> None:
+        self._cancelling = True
         name = self.generation.name
 
         def run() -> None:

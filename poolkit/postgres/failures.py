@@ -30,6 +30,12 @@ _CONNECTION_LOST = {
     "40003",  # statement_completion_unknown
 }
 _TOO_MANY = {"53300"}  # too_many_connections
+_LOSSES = {
+    psycopg.OperationalError,
+    # Made by libpq or psycopg of what no server means to say: bytes that are not the protocol's.
+    psycopg.DatabaseError,
+    psycopg.InternalError,
+}
 
 
 class NotRun(psycopg.OperationalError):
@@ -62,11 +68,11 @@ def is_stale(error: psycopg.Error) -> bool:
 
 
 def is_loss(error: psycopg.Error) -> bool:
-    """Whether *error* says that the connection broke, as opposed to a misuse of it on our side."""
+    """Whether *error*, without a SQLSTATE, says that the connection broke, as opposed to a misuse of it on our side."""
     pgconn = error.pgconn
     if isinstance(error, psycopg.OperationalError) and pgconn is not None:
         return pgconn.status != psycopg.pq.ConnStatus.OK
-    return type(error) is psycopg.OperationalError
+    return type(error) in _LOSSES
 
 
 def _classify_own(error: PoolKitError, phase: Phase) -> Verdict:

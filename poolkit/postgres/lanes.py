@@ -21,7 +21,7 @@ from psycopg._preparing import Prepare
 from psycopg.adapt import Transformer
 
 from ..core.deadline import Deadline
-from ..core.errors import DeadlineExceeded, DeadlineOutcomeUnknown
+from ..core.errors import DeadlineExceeded
 from .connection import PooledConnection
 from .failures import NotRun, is_stale
 from .statement import ALL, Answer, Statement
@@ -165,11 +165,8 @@ class PostgresFlight:
 
     def silent(self) -> Exception:
         """Return the error for an answer that did not come within the statement timeout."""
-        return DeadlineOutcomeUnknown(
-            f"{self._conn.label}: no answer within {self.patience:g} s (statement_timeout), "
-            "and it may have taken effect",
-            stage="running",
-        )
+        text = f"{self._conn.label}: no answer within {self.patience:g} s (statement_timeout)"
+        return DeadlineExceeded(text, stage="running").in_doubt(", and it may have taken effect")
 
     def lost(self, at: int, error: Exception) -> Exception:
         """Return the error for statement *at* of a connection that *error* has broken."""
@@ -216,9 +213,10 @@ class PostgresFlight:
                 status = result.status
                 if status != PIPELINE_SYNC:
                     partial.append(result)
-                    if status != FATAL_ERROR or not _ends_session(result):
+                    if status != FATAL_ERROR or (severity := _severity(result)) not in _ENDS:
                         continue
-                    self._fatal = True
+                    # If libpq says so, who lost the connection, the server may have come further.
+                    self._fatal = severity is not None
             elif self._pipelined:
                 if not ended:
                     ended = True
@@ -274,6 +272,10 @@ class PostgresFlight:
         return error
 
 
-def _ends_session(result: pq.abc.PGresult) -> bool:
-    severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
-    return severity in (b"FATAL", b"PANIC") or severity is None
+_ENDS = (b"FATAL", b"PANIC", None)
+"""Severities of errors after which nothing follows."""
+
+
+def _severity(result: pq.abc.PGresult) -> bytes | None:
+    """Return how severe an error is; None for one that is not the server's but libpq's."""
+    return result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.combining import Combiner
@@ -11,7 +11,7 @@ from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder, LeaseBook
 from ..core.lending import Lender
-from ..core.retry import Phase, Retrier, Try
+from ..core.retry import Phase, Retrier, RetryBudget, Try
 from ..core.stats import PoolStats, Tally
 from .config import PostgresConfig
 from .connection import PooledConnection
@@ -91,6 +91,11 @@ class Running:
     def lenders(self) -> Sequence[Lender[Any]]:
         """Who lends its connections."""
         return [self.lender]
+
+    @property
+    def budgets(self) -> Mapping[str, RetryBudget]:
+        """What may be spent on retries."""
+        return {self.name: self.retrier.budget}
 
     def sweep(self) -> None:
         """Take back what nobody can return, and look at the idle connections."""

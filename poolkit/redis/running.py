@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -14,7 +14,7 @@ from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from ..core.lending import Lender
-from ..core.retry import Again, Phase, Retrier, Try
+from ..core.retry import Again, Phase, Retrier, RetryBudget, Try
 from ..core.stats import PoolStats, Tally
 from .cluster import Cluster
 from .commands import Argument, Command, Traits, traits_of
@@ -139,6 +139,11 @@ class Running:
     def lenders(self) -> Sequence[Lender[Any]]:
         """Who lends its connections, a server each."""
         return [node.lender for node in self.topology.nodes()]
+
+    @property
+    def budgets(self) -> Mapping[str, RetryBudget]:
+        """What may be spent on retries."""
+        return {self.config.name: self.retrier.budget}
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
         """Lend nothing more, close what is there, and return who still holds."""

@@ -13,6 +13,7 @@ from poolkit import (
     Cancelled,
     ConfigError,
     Deadline,
+    DeadlineExceeded,
     Listener,
     OutcomeUnknown,
     RetryPolicy,
@@ -229,6 +230,21 @@ def test_unknown_outcome_of_what_is_idempotent_ends_with_the_drivers_own_error()
 
     with pytest.raises(Broken, match="attempt 3"):
         bench.call(operation, idempotent=True)
+
+
+@pytest.mark.parametrize("kind", [DeadlineExceeded, Cancelled])
+def test_what_is_idempotent_leaves_no_doubt_when_its_time_is_over(kind):
+    bench = Bench(NEVER_AGAIN)
+    late = kind("too late", stage="running")
+
+    def operation(state):
+        raise late.in_doubt(", and it may have taken effect")
+
+    with pytest.raises(OutcomeUnknown):
+        bench.call(operation)
+    with pytest.raises(kind) as caught:
+        bench.call(operation, idempotent=True)
+    assert caught.value is late
 
 
 def test_unknown_outcome_after_a_safe_failure_is_not_repeated():

@@ -279,3 +279,35 @@ def test_every_lease_has_its_place_in_the_histogram_of_waits():
     assert waits.count == 10  # the other eight did not wait
     assert (waits.p50, waits.max) == (0.0, 0.5)
     assert waits.mean == pytest.approx(0.1)
+
+
+# -- between two snapshots -----------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.floats(0, 200), max_size=30),
+    st.lists(st.floats(0, 200), max_size=30),
+)
+def test_what_was_counted_since_is_what_was_added_since(before, after):
+    durations, alone = Durations(), Durations()
+    for seconds in before:
+        durations.add(seconds)
+    earlier = durations.snapshot()
+    for seconds in after:
+        durations.add(seconds)
+        alone.add(seconds)
+
+    since, only = durations.snapshot().since(earlier), alone.snapshot()
+
+    assert (since.count, since.buckets) == (only.count, only.buckets)
+    assert since.mean == pytest.approx(only.mean, abs=1e-6)
+    for found, exact in [(since.p50, only.p50), (since.p99, only.p99), (since.max, only.max)]:
+        assert found == pytest.approx(exact, rel=0.13, abs=1e-6) or exact > BOUNDS[-1]
+
+
+def test_since_the_beginning_is_all():
+    durations = Durations()
+    durations.add(0.25)
+    whole = durations.snapshot()
+    assert whole.since(Histogram()) == whole
+    assert whole.since(whole).count == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
+import random
 import select
 import socket
 import struct
@@ -15,37 +17,57 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from poolkit.embedded.process import free_port
 
 T = TypeVar("T")
 
 CHUNK = 64 * 1024
+SHARE = 0.02  # seconds of a limited rate that are taken at a time
 MOST_QUEUED = 16  # chunks that one direction may hold before its source is read no further
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER, on, 0 s
 PATIENCE = 10.0
 
 Predicate = Callable[[bytes], bool]
 
+Way = Literal["request", "reply"]
+
+Tamper = Callable[[Way, bytes], bytes]
+"""Told which way some bytes go, it returns what to forward instead; or raises :class:`Reset`."""
+
+
+class Reset(Exception):
+    """Raised by a :data:`Tamper`: forward *first*, then reset the connection."""
+
+    def __init__(self, first: bytes = b"") -> None:
+        super().__init__()
+        self.first = first
+
 
 class FaultProxy:
     """Stand between a client and a server on loopback, and do to their connections as told.
 
     One thread serves all connections. Every switch takes effect before its method returns, and holds
-    for connections there are and those to come. Nothing is altered: bytes are forwarded, held,
-    or lost together with their connection.
+    for connections there are and those to come. Bytes are forwarded, held, or lost together with their
+    connection; they are altered by nobody but who is told to :meth:`tamper`.
     """
 
-    def __init__(self, target_host: str, target_port: int) -> None:
+    def __init__(
+        self, target_host: str, target_port: int, *, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.target = (target_host, target_port)
+        self.host = host
         # A port that isn't given to outgoing connections: it stays ours while we refuse.
-        self.port = free_port()
+        self.port = port or free_port()
         self._links: list[_Link] = []
         self._listener: socket.socket | None = None
         self._hold_requests = False
         self._hold_replies = False
         self._delay = 0.0
+        self._jitter = 0.0
+        self._rate = math.inf  # bytes a second, each way of each connection
+        self._tamper: Tamper | None = None
         self._trap: _Trap | None = None
         self._connections_total = 0
         self._round_trips = 0
@@ -61,7 +83,7 @@ class FaultProxy:
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"<FaultProxy 127.0.0.1:{self.port} -> {self.target[0]}:{self.target[1]}>"
+        return f"<FaultProxy {self.host}:{self.port} -> {self.target[0]}:{self.target[1]}>"
 
     def __enter__(self) -> FaultProxy:
         return self
@@ -79,8 +101,9 @@ class FaultProxy:
 
         def switch() -> None:
             self._hold_requests = self._hold_replies = False
-            self._delay = 0.0
-            self._trap = None
+            self._delay = self._jitter = 0.0
+            self._rate = math.inf
+            self._tamper = self._trap = None
 
         self._call(switch)
 
@@ -100,13 +123,43 @@ class FaultProxy:
 
         self._call(switch)
 
-    def delay(self, seconds: float) -> None:
-        """Make each round trip that much longer: half of it there, half of it back."""
+    def delay(self, seconds: float, *, jitter: float = 0.0) -> None:
+        """Make each round trip that much longer: half of it there, half of it back.
+
+        By *jitter* seconds more at most: each way of each piece by a random part of its half.
+        """
 
         def switch() -> None:
             self._delay = seconds / 2
+            self._jitter = jitter / 2
 
         self._call(switch)
+
+    def limit(self, rate: float) -> None:
+        """Forward *rate* bytes a second at most, each way of each connection, a few at a time."""
+
+        def switch() -> None:
+            self._rate = rate
+
+        self._call(switch)
+
+    def tamper(self, tamper: Tamper) -> None:
+        """Forward what *tamper* makes of each piece. It is called in the proxy's thread."""
+
+        def switch() -> None:
+            self._tamper = tamper
+
+        self._call(switch)
+
+    def half_close(self) -> int:
+        """End the replies on all live connections, as a server does that says no more but listens; return how many."""
+
+        def switch() -> int:
+            for link in self._links:
+                link.replies.end(time.monotonic())
+            return len(self._links)
+
+        return self._call(switch)
 
     def refuse(self) -> None:
         """Refuse new connections, as a port does on which nobody listens. Live ones go on."""
@@ -209,7 +262,7 @@ class FaultProxy:
     def _listen(self) -> None:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
+        listener.bind((self.host, self.port))
         listener.listen(1024)
         listener.setblocking(False)
         self._listener = listener
@@ -310,8 +363,11 @@ class FaultProxy:
             for flow, held in self._flows(link):
                 if held:
                     continue
-                if flow.wants_more and (data := flow.read(due=now + self._delay)):
+                if flow.wants_more and (
+                    data := flow.read(self._share(), end_due=now + self._delay)
+                ):
                     self._notice(link, flow, data)
+                    self._forward(link, flow, data, now)
                 flow.write(now)
         except (OSError, _TrapSprung):
             self._reset(link)
@@ -331,6 +387,22 @@ class FaultProxy:
         if link.trap is not None:
             raise _TrapSprung
 
+    def _share(self) -> int:
+        """Return how many bytes to take at a time."""
+        return CHUNK if self._rate == math.inf else max(1, int(self._rate * SHARE))
+
+    def _forward(self, link: _Link, flow: _Flow, data: bytes, now: float) -> None:
+        """Put the data, or what is made of it, on its way."""
+        if self._tamper is not None:
+            try:
+                data = self._tamper("request" if flow is link.requests else "reply", data)
+            except Reset as reset:
+                flow.push(reset.first, due=now)
+                flow.write(now)
+                raise _TrapSprung from None
+        late = self._delay + self._jitter * random.random()
+        flow.push(data, due=now + late, takes=len(data) / self._rate)
+
     def _reset(self, link: _Link) -> None:
         for sock in (link.client, link.server):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -347,7 +419,7 @@ class FaultProxy:
 
 
 class _TrapSprung(Exception):
-    """The reply that must not arrive is here."""
+    """What was waited for is here, and the connection has to be reset."""
 
 
 @dataclass
@@ -363,6 +435,7 @@ class _Flow:
         self.source = source
         self.sink = sink
         self.queue: deque[_Parcel] = deque()
+        self._last_due = 0.0
         self.ended = False  # the source has said its last
         self.finished = False  # and the sink knows
 
@@ -373,15 +446,27 @@ class _Flow:
     def has_due(self, now: float) -> bool:
         return bool(self.queue) and self.queue[0].due <= now
 
-    def read(self, due: float) -> bytes:
+    def read(self, most: int, *, end_due: float) -> bytes:
         """Take what there is from the source; an empty string is its end, or nothing."""
         try:
-            data = self.source.recv(CHUNK)
+            data = self.source.recv(most)
         except BlockingIOError:
             return b""
-        self.ended = not data
-        self.queue.append(_Parcel(due, data))  # the end travels like anything else
+        if not data:
+            self.end(end_due)
         return data
+
+    def push(self, data: bytes, due: float, takes: float = 0.0) -> None:
+        """Put *data* on its way: it is there when it is due, but never before what was sent earlier."""
+        self._last_due = max(self._last_due, due) + takes
+        if data:
+            self.queue.append(_Parcel(self._last_due, data))
+
+    def end(self, due: float) -> None:
+        """Say no more; the end travels like anything else."""
+        if not self.ended:
+            self.ended = True
+            self.queue.append(_Parcel(max(self._last_due, due), b""))
 
     def write(self, now: float) -> None:
         """Give the sink what is due."""

@@ -13,7 +13,7 @@ import pytest
 
 from poolkit.embedded import PostgresServer
 from poolkit.embedded.guardian import wait_for
-from tests.faults.proxy import FaultProxy
+from tests.faults.proxy import FaultProxy, Reset
 
 SOON = 0.2  # seconds in which something that must not come would have come
 
@@ -175,6 +175,72 @@ def test_a_delay_is_added_to_each_round_trip(proxy: FaultProxy) -> None:
         started = time.monotonic()
         ask(client, b"x\n")
         assert time.monotonic() - started < 0.2
+
+
+def test_jitter_keeps_the_order(proxy: FaultProxy) -> None:
+    lines = b"".join(b"%d\n" % number for number in range(200))
+    with dial(proxy) as client:
+        proxy.delay(0.01, jitter=0.02)
+        answer = b""
+        for line in lines.splitlines(keepends=True):
+            client.sendall(line)
+        while len(answer) < len(lines):
+            answer += client.recv(1 << 20)
+    assert answer == lines
+
+
+def test_a_limited_rate_lets_bytes_through_a_few_at_a_time(proxy: FaultProxy) -> None:
+    with dial(proxy) as client:
+        proxy.limit(500)
+        started = time.monotonic()
+        assert ask(client, b"x" * 99 + b"\n") == b"x" * 99 + b"\n"
+        # 0.2 s there and 0.2 s back, but for the first few bytes.
+        assert 0.3 <= time.monotonic() - started < 1
+
+
+def test_what_is_tampered_with_arrives_as_it_was_made(proxy: FaultProxy, server: Server) -> None:
+    ways = []
+
+    def shout(way: str, data: bytes) -> bytes:
+        ways.append(way)
+        return data.upper() if way == "reply" else data
+
+    with dial(proxy) as client:
+        proxy.tamper(shout)
+        assert ask(client, b"one\n") == b"ONE\n"
+        assert ways == ["request", "reply"]
+        proxy.pass_through()
+        assert ask(client, b"two\n") == b"two\n"
+    assert server.seen == [b"one\n", b"two\n"]
+
+
+@pytest.mark.parametrize("way", ["request", "reply"])
+def test_a_reset_while_tampering_comes_after_what_was_to_arrive(
+    proxy: FaultProxy, server: Server, way: str
+) -> None:
+    def break_off(now: str, data: bytes) -> bytes:
+        if now == way:
+            raise Reset(data[:2])
+        return data
+
+    with dial(proxy) as client:
+        proxy.tamper(break_off)
+        client.sendall(b"one\n")
+        if way == "reply":
+            assert client.recv(100) == b"on"
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert server.seen == ([b"one\n"] if way == "reply" else [])
+
+
+def test_a_half_closed_connection_still_takes_requests(proxy: FaultProxy, server: Server) -> None:
+    with dial(proxy) as client:
+        ask(client, b"one\n")
+        assert proxy.half_close() == 1
+        assert client.recv(1) == b""
+        client.sendall(b"two\n")
+        assert wait_for(lambda: server.seen == [b"one\n", b"two\n"], 5)
+    assert wait_for(lambda: proxy.live == 0, 5)
 
 
 def test_round_trips_are_turns_from_request_to_answer(proxy: FaultProxy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from time import monotonic
 
 import grpc
@@ -16,6 +17,7 @@ from poolkit.embedded.process import free_port
 from poolkit.firestore import channels
 from poolkit.firestore.channels import State
 from poolkit.firestore.config import identity_of
+from poolkit.firestore.fleet import Slot
 from tests.core.support import eventually
 from tests.faults.proxy import FaultProxy
 
@@ -177,3 +179,10 @@ def test_whose_a_query_is(store):
     assert not channels.belongs_to(
         users, firestore.Client("p", credentials=store.client._credentials)
     )
+
+
+def test_a_slot_whose_making_was_interrupted_is_dropped_without_a_word(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    Slot.__new__(Slot)
+    assert heard == []

@@ -371,6 +371,24 @@ def test_close_waits_for_calls_under_way(frail, frail_firestore):
         frail.get("users/1")
 
 
+def half_a_stream(store):
+    documents = store.stream("users")
+    next(documents)
+    return documents
+
+
+def test_streams_that_are_left_half_way_keep_no_connection_open(proxied, proxy):
+    for number in range(3):
+        proxied.set(f"users/{number}", {"n": number})
+    half_a_stream(proxied).close()
+    forgotten = Task(half_a_stream, proxied).result()  # by a thread that has ended
+    eventually(lambda: proxied.stats().in_use == 0)
+    assert proxy.live == 1
+    proxied.close()
+    eventually(lambda: proxy.live == 0)
+    forgotten.close()
+
+
 def test_a_pool_closed_while_it_connects(proxy, make_store):
     proxy.blackhole()
     store = make_store(

@@ -89,6 +89,31 @@ def test_when_one_can_not_open_those_before_it_are_closed(conninfo):
     kit.close()
 
 
+def test_a_closed_kit_can_be_made_again_with_the_same_settings(conninfo):
+    log: list[str] = []
+    first = PoolKit(
+        postgres={"conninfo": conninfo, "min_size": 1, "max_size": 3},
+        http=False,
+        name="shop",
+        drain_timeout=1.5,
+        listeners=[Order("a pool", log)],
+    )
+    assert first.state == "new"
+    with first:
+        assert first.state == "open"
+    assert first.state == "closed"
+
+    with first.again() as second:
+        assert second.postgres.query_one("select 1") == (1,)
+        assert list(second.pools) == ["postgres"]
+        assert second.postgres.config.max_size == 3
+        assert (second.name, second.drain_timeout) == ("shop", 1.5)
+        assert [event.kind for event in second.events()] == ["ready", "opened"]
+        assert len(second.postgres.config.listeners) == len(first.postgres.config.listeners)
+    assert log == ["open a pool", "close a pool"] * 2
+    assert [event.kind for event in first.events()] == ["closed", "ready", "opened"]
+
+
 def test_a_pool_that_is_not_there_is_named_with_the_remedy():
     kit = PoolKit(http=False)
 

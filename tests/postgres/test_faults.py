@@ -17,6 +17,7 @@ from poolkit import OutcomeUnknown, PostgresPool, RetryPolicy, deadline
 from poolkit.embedded import PostgresServer
 from tests.faults.proxy import FaultProxy
 
+from .gathering import begin
 from .observing import Background, Watch, assert_whole, at, unique, until, warm_up
 
 MakePool = Callable[..., PostgresPool]
@@ -77,6 +78,39 @@ class TestLostAnswers:
         assert far.stats().retries == 0
         assert_whole(far, 2)
         assert table.count("a") == 1
+
+    def test_an_answer_that_is_garbage_is_lost_too(
+        self, far: PostgresPool, proxy: FaultProxy, table: Table
+    ) -> None:
+        proxy.tamper(garble)
+        with pytest.raises(OutcomeUnknown):
+            far.execute(table.insert, ["a"])
+        proxy.pass_through()
+        assert table.count("a") == 1
+
+        with pytest.raises(OutcomeUnknown):
+            with far.transaction() as conn:
+                conn.execute(table.insert, ["b"])
+                proxy.tamper(garble)
+        proxy.pass_through()
+        assert table.count("b") == 1
+        assert_whole(far, 2)
+
+    def test_what_came_behind_garbage_in_a_batch_is_lost_too(
+        self, far: PostgresPool, proxy: FaultProxy, table: Table
+    ) -> None:
+        replies = []
+
+        def garble_the_first(way: str, data: bytes) -> bytes:
+            replies.append(data) if way == "reply" else None
+            return garble(way, data) if len(replies) == 1 else data
+
+        proxy.tamper(garble_the_first)
+        writes = [lambda n=n: far.execute(table.insert, [f"{n}"]) for n in range(5)]  # type: ignore[misc]
+        for write in begin(far, *writes):
+            assert isinstance(write.outcome(), OutcomeUnknown)
+        assert [table.count(f"{n}") for n in range(5)] == [1] * 5
+        assert_whole(far, 2)
 
     def test_a_lost_insert_is_repeated_when_the_caller_says_it_may_be(
         self, far: PostgresPool, proxy: FaultProxy, table: Table
@@ -243,6 +277,10 @@ class TestLostAnswers:
 
         until(lambda: table.count("a") in (0, 1))
         assert_whole(far, 2)
+
+
+def garble(way: str, data: bytes) -> bytes:
+    return data if way == "request" else b"\xff" * len(data)
 
 
 def before_anything(conn: psycopg.Connection[Any], table: Table) -> None:

@@ -1,0 +1,7 @@
+"""A page to watch the pools of a kit: a WSGI app without anything but itself, off unless it is mounted."""
+
+from __future__ import annotations
+
+from .app import Dashboard
+
+__all__ = ["Dashboard"]

@@ -1,0 +1,211 @@
+"""The pools of an MCP server: open while it serves, and within reach of its tools."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+
+import anyio
+from anyio import to_thread
+from anyio.lowlevel import RunVar
+
+from ...core import checks
+from ...core.errors import ConfigError
+from ...kit.backends import AnyPool
+from ...kit.kit import PoolKit
+from . import calls
+from .threads import Threads
+
+if TYPE_CHECKING:
+    from ...firestore.pool import FirestorePool
+    from ...http.pool import HttpPool
+    from ...postgres.pool import PostgresPool
+    from ...redis.pool import RedisPool
+
+DEADLINE = 30.0
+"""Seconds that a call may take: half of what most clients wait."""
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+
+
+class Bounding(Protocol):
+    """What bounds a function: a decorator that keeps its signature."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, ResultT]], /
+    ) -> Callable[P, Coroutine[Any, Any, ResultT]]: ...
+
+    @overload
+    def __call__(
+        self, fn: Callable[P, ResultT], /
+    ) -> Callable[P, Coroutine[Any, Any, ResultT]]: ...
+
+
+class Pools:
+    """The pools of an MCP server, and what its tools need to use them.
+
+    *kit* is a kit, or a function that makes one. It is open while there is a :meth:`lifespan`, one at least: over HTTP
+    and stdio, while the process serves; in memory, while there is a client. The last one to end closes it; one that
+    begins after that has a new kit with the same settings. So tools reach it through the pools.
+
+    *deadline* is the seconds that a call may take. Tools that block run in worker threads, *threads* at most at a time.
+    """
+
+    def __init__(
+        self,
+        kit: PoolKit | Callable[[], PoolKit],
+        *,
+        deadline: float = DEADLINE,
+        threads: int | None = None,
+    ) -> None:
+        if not isinstance(kit, PoolKit) and not callable(kit):
+            raise ConfigError(
+                f"kit must be a PoolKit, or a function that makes one, not {checks.kind(kit)}"
+            )
+        self.deadline = checks.seconds("deadline", deadline, zero=False, forever=True)
+        self._most = None if threads is None else checks.count("threads", threads, at_least=1)
+        self._make = kit if not isinstance(kit, PoolKit) else None
+        self._threads: RunVar[Threads] = RunVar("poolkit_threads")
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._kit = kit if isinstance(kit, PoolKit) else None
+        self._lifespans = 0
+
+    # -- open ----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lifespan(self, server: object = None) -> AsyncIterator[PoolKit]:  # noqa: ARG002
+        """Have the kit open inside: ``MCPServer("shop", lifespan=pools.lifespan)``, or within a lifespan of one's own.
+
+        Opening and closing block, so both are done in a thread. Raises what opening raises.
+        """
+        kit = await _aside(self._enter)
+        try:
+            yield kit
+        finally:
+            with anyio.CancelScope(shield=True):  # bounded by the kit's drain_timeout
+                await _aside(self._leave)
+
+    # -- use -----------------------------------------------------------------------------------------
+
+    @property
+    def kit(self) -> PoolKit:
+        """The kit. Raises :class:`~poolkit.ConfigError` while there is none."""
+        kit = self._kit
+        if kit is None:
+            raise ConfigError(
+                "there is no kit before the server serves; in a test, use it `async with pools.lifespan():`"
+            )
+        return kit
+
+    @property
+    def postgres(self) -> PostgresPool:
+        """The PostgreSQL pool. Raises :class:`~poolkit.ConfigError` if there is none; so do the other three."""
+        return self.kit.postgres
+
+    @property
+    def redis(self) -> RedisPool:
+        """The Redis pool."""
+        return self.kit.redis
+
+    @property
+    def http(self) -> HttpPool:
+        """The HTTP pool."""
+        return self.kit.http
+
+    @property
+    def firestore(self) -> FirestorePool:
+        """The Firestore pool."""
+        return self.kit.firestore
+
+    @overload
+    def bounded(
+        self, fn: Callable[P, Coroutine[Any, Any, ResultT]], /
+    ) -> Callable[P, Coroutine[Any, Any, ResultT]]: ...
+
+    @overload
+    def bounded(self, fn: Callable[P, ResultT], /) -> Callable[P, Coroutine[Any, Any, ResultT]]: ...
+
+    @overload
+    def bounded(self, /, *, deadline: float | None = None, name: str | None = None) -> Bounding: ...
+
+    def bounded(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        deadline: float | None = None,
+        name: str | None = None,
+    ) -> Any:
+        """Bound a tool, a resource or a prompt, below the server's own decorator: ``@pools.bounded(deadline=2)``.
+
+        A :class:`PooledServer` does so with all its tools; there, it is for another *deadline* than that of the pools.
+        What it returns is a coroutine function with the same signature; *name* is what it is called in logs. It raises
+        :class:`CallFailed` for what the pools could not do.
+        """
+        seconds = self.deadline
+        if deadline is not None:
+            seconds = checks.seconds("deadline", deadline, zero=False, forever=True)
+        if fn is None:
+            return functools.partial(self._bound, seconds=seconds, name=name)
+        return self._bound(fn, seconds=seconds, name=name)
+
+    # -- inspect -------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"<Pools of {self._kit!r}, {self.deadline:g} s a call>"
+
+    @property
+    def threads(self) -> Threads:
+        """The worker threads for calls, in the event loop that runs here."""
+        threads = self._threads.get(None)
+        if threads is None:
+            threads = Threads(self._most or threads_for(self.in_use))
+            self._threads.set(threads)
+        return threads
+
+    @property
+    def in_use(self) -> Iterable[AnyPool]:
+        """The pools of the kit that there is now."""
+        return () if self._kit is None else self._kit.pools.values()
+
+    # -- private -------------------------------------------------------------------------------------
+
+    def _bound(self, fn: Callable[..., Any], *, seconds: float, name: str | None) -> Any:
+        if not callable(fn):
+            raise ConfigError(f"bounded() takes a function, not {checks.kind(fn)}")
+        called = name or getattr(fn, "__name__", "") or type(fn).__name__
+        return calls.bounded(fn, name=called, seconds=seconds, within=self)
+
+    def _enter(self) -> PoolKit:
+        with self._lock:  # who comes second waits until it is open
+            if self._make is not None and not self._lifespans:
+                self._kit = self._make()
+            assert self._kit is not None
+            if self._kit.state == "closed":
+                self._kit = self._kit.again()
+            self._kit.open()
+            self._lifespans += 1
+            return self._kit
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._lifespans -= 1
+            if not self._lifespans and self._kit is not None:
+                self._kit.close()
+
+
+def threads_for(pools: Iterable[AnyPool]) -> int:
+    """Return how many worker threads serve *pools* best; see "How many threads" in the documentation."""
+    most: int = sum(pool.config.max_size for pool in pools)
+    return max(40, most + 10)
+
+
+async def _aside(call: Callable[[], Any]) -> Any:
+    """Do what blocks in a thread of its own, whoever has the others."""
+    return await to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))

@@ -1,0 +1,210 @@
+"""The last rare events of a kit's pools: what went wrong, what came back, what changed.
+
+It hears nothing that happens at each request, so it costs requests nothing; and what comes in floods is counted, so
+that it neither grows nor pushes out the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import weakref
+from dataclasses import dataclass, replace
+
+from ..core import events as told
+from ..core.errors import BackendUnavailable, PoolClosed, PoolOverloaded, PoolTimeout
+from ..core.events import Listener
+from ..core.lease import Holder
+from .health import PoolHealth, Status
+
+KEPT = 200
+"""Events that are kept; of floods, one stands for all."""
+
+FLOOD = 10.0
+"""Seconds within which an event that is like an earlier one is counted with it."""
+
+LONGEST = 300
+"""Characters that are kept of a text."""
+
+NEWS = frozenset({"opened", "closed", "ready", "health"})
+"""Kinds that are not counted with an earlier one across anything else that the pool told: their order matters."""
+
+BAD_REASONS = frozenset(
+    {
+        "can't connect",
+        "dropped and not closed",
+        "found dead when it was to be lent",
+        "found dead while idle",
+        "lost while lent",
+    }
+)
+"""Why connections are closed that something happened to; all others just had their time."""
+
+_SPEAKING = (BackendUnavailable, PoolClosed, PoolOverloaded, PoolTimeout)
+"""Errors whose words are poolkit's own. Those of drivers may quote the values that a statement was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentEvent:
+    """Something rare that happened in a pool, or ``count`` times something alike.
+
+    ``first`` and ``last`` are in seconds since the epoch. ``kind`` is a word or two; ``level`` is ``good``, ``note``,
+    ``warning`` or ``error``. ``text`` has no value of a statement, no key and no password.
+    """
+
+    pool: str
+    kind: str
+    level: str
+    text: str
+    first: float
+    last: float
+    count: int = 1
+
+
+class RecentEvents(Listener):
+    """Keeps the last events, each process its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a collection in here may come back
+        # Guarded by _lock; what happened last is at the end:
+        self._kept: list[tuple[tuple[str, str, str], RecentEvent]] = []
+        _all.add(self)
+
+    def all(self) -> list[RecentEvent]:
+        """Return what is kept, the newest first."""
+        with self._lock:
+            return [event for _, event in reversed(self._kept)]
+
+    # -- what it hears -------------------------------------------------------------------------------
+
+    def opened(self, event: told.Opened) -> None:
+        self._note(event.pool, "opened", "note", "the pool was opened")
+
+    def closed(self, event: told.Closed) -> None:
+        held = f", {event.held} connections were still lent" if event.held else ""
+        self._note(
+            event.pool, "closed", "warning" if held else "note", f"the pool was closed{held}"
+        )
+
+    def ready(self, event: told.Ready) -> None:
+        self._note(event.pool, "ready", "good", "the backend can be used")
+
+    def reconnecting(self, event: told.Reconnecting) -> None:
+        self._note(
+            event.pool,
+            "reconnecting",
+            "error",
+            f"the backend can't be reached: {_first_line(event.error)}",
+        )
+
+    def timed_out(self, event: told.TimedOut) -> None:
+        self._note(event.pool, "timed out", "error", _told_of(event.error))
+
+    def retried(self, event: told.Retried) -> None:
+        kind = type(event.error).__name__
+        self._note(event.pool, "retried", "warning", f"an attempt failed and is repeated: {kind}")
+
+    def failed(self, event: told.Failed) -> None:
+        self._note(event.pool, "failed", "error", _told_of(event.error))
+
+    def leaked(self, event: told.Leaked) -> None:
+        self._note(
+            event.pool,
+            "leaked",
+            "error",
+            f"a connection was taken back: {event.reason}; {_held_by(event.holder)}",
+        )
+
+    def removed(self, event: told.Removed) -> None:
+        if event.reason in BAD_REASONS:
+            self._note(event.pool, "connection lost", "warning", f"a connection was {event.reason}")
+
+    # -- what the kit tells --------------------------------------------------------------------------
+
+    def health_changed(self, pool: str, health: PoolHealth) -> None:
+        """Note that a check found something else than the one before."""
+        levels = {Status.HEALTHY: "good", Status.DEGRADED: "warning", Status.UNAVAILABLE: "error"}
+        reasons = "".join(f"; {reason}" for reason in health.reasons.values())
+        self._note(
+            pool, "health", levels[health.status], f"the pool is {health.status.value}{reasons}"
+        )
+
+    def overdue(self, pool: str, holder: Holder) -> None:
+        """Note that a connection is held for too long."""
+        self._note(
+            pool, "overdue", "error", f"a connection is held for too long; {_held_by(holder)}"
+        )
+
+    def given_back(self, pool: str, holder: Holder) -> None:
+        """Note that a connection that was held for too long was given back."""
+        self._note(
+            pool,
+            "given back",
+            "good",
+            f"a connection held for too long was given back; {_held_by(holder)}",
+        )
+
+    # -- private -------------------------------------------------------------------------------------
+
+    def _note(self, pool: str, kind: str, level: str, text: str) -> None:
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST - 1]}…"
+        alike = (pool, kind, _NUMBERS.sub("#", text))
+        now = time.time()
+        event = RecentEvent(pool=pool, kind=kind, level=level, text=text, first=now, last=now)
+        with self._lock:
+            before = self._take_alike_locked(alike, now - FLOOD)
+            if before is not None:
+                event = replace(event, first=before.first, count=before.count + 1)
+            self._kept.append((alike, event))
+            del self._kept[:-KEPT]
+
+    def _take_alike_locked(self, alike: tuple[str, str, str], since: float) -> RecentEvent | None:
+        """Remove and return the event that is *alike*, if it last happened after *since*."""
+        for at in range(len(self._kept) - 1, -1, -1):
+            found, event = self._kept[at]
+            if event.last < since:
+                return None
+            if found == alike:
+                del self._kept[at]
+                return event
+            if found[0] == alike[0] and alike[1] in NEWS:
+                return None
+        return None
+
+    def after_fork(self) -> None:
+        """Forget what happened in the parent."""
+        self._lock = threading.RLock()
+        self._kept = []
+
+
+_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
+
+
+def _told_of(error: BaseException) -> str:
+    """Return what may be told of *error*: all of it if the words are poolkit's own, else its kind."""
+    kind = type(error).__name__
+    if isinstance(error, _SPEAKING) and error.args:
+        return f"{kind}: {error.args[0]}"  # not str(): a PoolTimeout lists all holders
+    return kind
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def _held_by(holder: Holder) -> str:
+    return f"thread {holder.thread_name!r} acquired it at {holder.call_site}"
+
+
+_all: weakref.WeakSet[RecentEvents] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for recent in list(_all):
+        recent.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

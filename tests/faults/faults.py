@@ -1,0 +1,389 @@
+"""The faults: what each does to a server, to the way there, or to the process that calls it; and how it ends."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from poolkit import PoolKitError, deadline
+from tests.core.support import Task
+from tests.faults.crew import Crew
+from tests.faults.proxy import FaultProxy, Reset, Way
+from tests.faults.subjects import ELSEWHERE, HOST, SIZE, Subject, until
+from tests.http.dns import ScriptedDns
+
+REPLACED = "sentinels lead past a proxy, and replace a server that fails: see failover"
+
+OUR_DRIVER_LOOKS_UP = {
+    "postgres": "libpq looks names up by itself, out of a test's reach",
+    "firestore": "grpc looks names up by itself, out of a test's reach",
+}
+
+
+@dataclass
+class Stage:
+    """Where a fault is played: a subject, the way to it, and its callers."""
+
+    subject: Subject
+    proxy: FaultProxy
+    crew: Crew
+    names: ScriptedDns
+    dice: random.Random
+    forgot: float = field(default=float("-inf"), init=False)
+    """The moment at which the server had ended, if it has."""
+
+    def end(self, how: Callable[[], object]) -> None:
+        """End the server."""
+        how()
+        self.forgot = time.monotonic()
+
+
+Play = Callable[[Stage], Iterator[None]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault by its *name*: :meth:`within` is applied when it is entered, and undone when it is left.
+
+    ``unfit`` says why it can't be shown on a subject, by the subject's name.
+    """
+
+    name: str
+    play: Play
+    unfit: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def within(self, stage: Stage) -> AbstractContextManager[None]:
+        """Return it as a context manager, for one time."""
+        return contextmanager(self.play)(stage)
+
+
+FAULTS: list[Fault] = []
+
+
+def fault(name: str, **unfit: str) -> Callable[[Play], Play]:
+    """Make a fault of a generator: what comes before its ``yield`` applies it, what comes after undoes it."""
+
+    def add(play: Play) -> Play:
+        FAULTS.append(Fault(name, play, unfit))
+        return play
+
+    return add
+
+
+@contextmanager
+def meanwhile(do: Callable[[], Any], every: float) -> Iterator[None]:
+    """Call *do* again and again while the block lasts."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            do()
+            over.wait(every)
+
+    task = Task(work, name="meanwhile")
+    try:
+        yield
+    finally:
+        over.set()
+        task.result()
+
+
+# -- nothing --------------------------------------------------------------------------------------------
+
+
+@fault("none")
+def nothing(stage: Stage) -> Iterator[None]:
+    yield
+
+
+# -- the server -----------------------------------------------------------------------------------------
+
+
+@fault("killed and restarted", sentinel=REPLACED)
+def killed(stage: Stage) -> Iterator[None]:
+    stage.end(stage.subject.server.kill)
+    yield
+    stage.subject.server.start()
+
+
+@fault("shut down and restarted", sentinel=REPLACED)
+def shut_down(stage: Stage) -> Iterator[None]:
+    stage.end(stage.subject.server.stop)  # type: ignore[attr-defined]
+    yield
+    stage.subject.server.start()
+
+
+@fault("frozen", sentinel=REPLACED)
+def frozen(stage: Stage) -> Iterator[None]:
+    stage.subject.server.pause()
+    yield
+    stage.subject.server.resume()
+
+
+@fault(
+    "connections ended by the server",
+    sentinel=REPLACED,
+    http="a server ends connections as a reset or its end does",
+    https="a server ends connections as a reset or its end does",
+    firestore="the emulator can't be told to",
+)
+def evicted(stage: Stage) -> Iterator[None]:
+    with meanwhile(stage.subject.evict, 0.1):  # type: ignore[attr-defined]
+        yield
+
+
+@fault(
+    "connection limit reached",
+    sentinel=REPLACED,
+    http="a full server is one that accepts nobody: black hole, refused",
+    https="a full server is one that accepts nobody: black hole, refused",
+    firestore="the emulator has no limit",
+)
+def crowded(stage: Stage) -> Iterator[None]:
+    with stage.subject.crowd():  # type: ignore[attr-defined]
+        yield
+
+
+@fault(
+    "writes refused",
+    sentinel=REPLACED,
+    http="that is a status, which is an answer as any other",
+    https="that is a status, which is an answer as any other",
+    firestore="the emulator has no quota",
+)
+def grudging(stage: Stage) -> Iterator[None]:
+    with stage.subject.refuse_writes():  # type: ignore[attr-defined]
+        yield
+
+
+@fault(
+    "certificate expired",
+    sentinel=REPLACED,
+    postgres="the private server has no TLS",
+    redis="the private server has no TLS of its own",
+    http="there is none",
+    firestore="the emulator has no TLS",
+)
+def expired(stage: Stage) -> Iterator[None]:
+    with stage.subject.expire():  # type: ignore[attr-defined]
+        yield
+
+
+ALONE = "it has no other server to take over"
+
+
+@fault("failover", postgres=ALONE, redis=ALONE, http=ALONE, https=ALONE, firestore=ALONE)
+def failed_over(stage: Stage) -> Iterator[None]:
+    before = stage.subject.server.port
+    stage.end(stage.subject.server.kill)
+    yield
+    assert until(lambda: stage.subject.server.port != before, 20), "no replica was promoted"
+
+
+# -- the way there --------------------------------------------------------------------------------------
+
+
+@fault("reset", sentinel=REPLACED)
+def reset(stage: Stage) -> Iterator[None]:
+    with meanwhile(stage.proxy.cut, 0.1):
+        yield
+
+
+def tampering(stage: Stage, way: Way, change: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Change some of what goes one way."""
+    dice = stage.dice
+
+    def tamper(now: Way, data: bytes) -> bytes:
+        return change(data) if now == way and dice.random() < 0.1 else data
+
+    stage.proxy.tamper(tamper)
+    yield
+    stage.proxy.pass_through()
+
+
+@fault("reset before the request", sentinel=REPLACED)
+def reset_before(stage: Stage) -> Iterator[None]:
+    def break_off(data: bytes) -> bytes:
+        raise Reset
+
+    return tampering(stage, "request", break_off)
+
+
+@fault("reset in the request", sentinel=REPLACED)
+def reset_in_request(stage: Stage) -> Iterator[None]:
+    def break_off(data: bytes) -> bytes:
+        raise Reset(data[: stage.dice.randrange(len(data) or 1)])
+
+    return tampering(stage, "request", break_off)
+
+
+@fault("reset instead of the reply", sentinel=REPLACED)
+def reset_after(stage: Stage) -> Iterator[None]:
+    def break_off(data: bytes) -> bytes:
+        raise Reset
+
+    return tampering(stage, "reply", break_off)
+
+
+@fault("reset in the reply", sentinel=REPLACED)
+def reset_in_reply(stage: Stage) -> Iterator[None]:
+    def break_off(data: bytes) -> bytes:
+        raise Reset(data[: stage.dice.randrange(len(data) or 1)])
+
+    return tampering(stage, "reply", break_off)
+
+
+@fault("garbage replies", sentinel=REPLACED)
+def garbage(stage: Stage) -> Iterator[None]:
+    def scramble(data: bytes) -> bytes:
+        return bytes(stage.dice.randrange(0x80, 0x100) for _ in range(min(len(data), 200)))
+
+    return tampering(stage, "reply", scramble)
+
+
+@fault("half-closed", sentinel=REPLACED)
+def half_closed(stage: Stage) -> Iterator[None]:
+    with meanwhile(stage.proxy.half_close, 0.1):
+        yield
+
+
+@fault("refused", sentinel=REPLACED)
+def refused(stage: Stage) -> Iterator[None]:
+    stage.proxy.refuse()
+    stage.proxy.cut()
+    yield
+    stage.proxy.accept()
+
+
+@fault("black hole", sentinel=REPLACED)
+def blackhole(stage: Stage) -> Iterator[None]:
+    stage.proxy.blackhole()
+    yield
+    stage.proxy.pass_through()
+
+
+@fault("replies held", sentinel=REPLACED)
+def stalled(stage: Stage) -> Iterator[None]:
+    stage.proxy.stall_replies()
+    yield
+    stage.proxy.pass_through()
+
+
+@fault("dripping", sentinel=REPLACED)
+def dripping(stage: Stage) -> Iterator[None]:
+    stage.proxy.limit(100)
+    yield
+    stage.proxy.pass_through()
+
+
+@fault("little bandwidth", sentinel=REPLACED)
+def narrow(stage: Stage) -> Iterator[None]:
+    stage.proxy.limit(20_000)
+    yield
+    stage.proxy.pass_through()
+
+
+@fault("latency and jitter", sentinel=REPLACED)
+def slow(stage: Stage) -> Iterator[None]:
+    stage.proxy.delay(0.04, jitter=0.08)
+    yield
+    stage.proxy.pass_through()
+
+
+@fault("name not found", sentinel=REPLACED, **OUR_DRIVER_LOOKS_UP)
+def nameless(stage: Stage) -> Iterator[None]:
+    stage.names.fails(HOST)
+    with meanwhile(stage.proxy.cut, 0.1):
+        yield
+    stage.names.answers(HOST, stage.proxy.host)
+
+
+@fault("moved to another address", sentinel=REPLACED, firestore=OUR_DRIVER_LOOKS_UP["firestore"])
+def moved(stage: Stage) -> Iterator[None]:
+    # Postgres has both in its conninfo, for others it is what the name leads to.
+    proxy = stage.proxy
+    with FaultProxy(*proxy.target, host=ELSEWHERE, port=proxy.port):
+        stage.names.answers(HOST, ELSEWHERE)
+        proxy.refuse()
+        proxy.cut()
+        yield
+        stage.names.answers(HOST, proxy.host)
+        proxy.accept()
+
+
+# -- the caller's own process ---------------------------------------------------------------------------
+
+
+@fault("exhausted")
+def exhausted(stage: Stage) -> Iterator[None]:
+    stage.crew.go_on()  # who holds connections must give them back
+    with ExitStack() as held:
+        with deadline(2), suppress(PoolKitError):
+            for _ in range(SIZE):
+                held.enter_context(stage.subject.hold())
+        yield
+
+
+@fault("threads that die holding")
+def orphaned(stage: Stage) -> Iterator[None]:
+    stage.crew.go_on()
+    blocks: list[object] = []
+
+    def die_holding() -> None:
+        with deadline(1), suppress(PoolKitError):
+            block = stage.subject.hold()
+            block.__enter__()
+            blocks.append(block)
+
+    for _ in range(SIZE - 1):
+        Task(die_holding, name="doomed").end()
+    yield
+    blocks.clear()
+
+
+@fault(
+    "interrupted anywhere",
+    firestore="grpc takes a lock by Python code: one that falls into that leaves a channel locked for good",
+)
+def interrupted(stage: Stage) -> Iterator[None]:
+    with meanwhile(stage.crew.interrupt, 0.01):
+        yield
+
+
+@fault("interrupted within poolkit")
+def struck(stage: Stage) -> Iterator[None]:
+    stage.crew.strike(0.3)
+    yield
+    stage.crew.strike(0.0)
+
+
+@fault("forked")
+def forked(stage: Stage) -> Iterator[None]:
+    stage.crew.fork()
+    stage.crew.fork_midway()
+    yield
+    stage.crew.fork()
+
+
+@fault(
+    "clock jumps",
+    firestore="grpc is told its deadlines by this clock, and reads another one that a test can't move",
+)
+def jumping(stage: Stage) -> Iterator[None]:
+    real = time.time
+    jump = [0.0]
+
+    def leap() -> None:
+        jump[0] = stage.dice.uniform(-1e6, 1e6)
+
+    with (
+        mock.patch("time.time", side_effect=lambda: real() + jump[0]),
+        meanwhile(leap, 0.05),
+    ):
+        yield

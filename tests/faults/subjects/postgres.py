@@ -1,0 +1,146 @@
+"""PostgresPool, for the campaign."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+
+from poolkit import PoolKitError, PostgresPool
+from poolkit.embedded import PostgresServer
+from tests.faults.subjects import ACQUIRE_TIMEOUT, ELSEWHERE, SIZE, Midway, until
+from tests.postgres.observing import at
+
+SLOTS = 20
+OURS = "chaos"
+
+
+class Postgres:
+    """Rows of a table are the effects."""
+
+    name = "postgres"
+    block = "transaction"
+    looks_names_up = False  # libpq does
+    forgets = False
+    errors = (PoolKitError, psycopg.Error)
+    pool: PostgresPool
+
+    def __init__(self) -> None:
+        self.server = PostgresServer(max_connections=SLOTS)
+        self._cell = ""
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        return [self.server.conninfo.partition("postgres:")[2].partition("@")[0]]
+
+    def open(self, cell: str, host: str, port: int) -> None:
+        self._cell = cell
+        self.seed()
+        self.pool = PostgresPool(
+            at(
+                self.server.conninfo,
+                host=f"{host},{ELSEWHERE}",
+                port=f"{port},{port}",
+                application_name=f"{OURS}-{os.getpid()}",
+            ),
+            name=f"{self.name}-{cell}",
+            min_size=2,
+            max_size=SIZE,
+            acquire_timeout=ACQUIRE_TIMEOUT,
+        )
+
+    def write(self, id: str) -> str:
+        row = self.pool.query_one("insert into effects values (%s, %s) returning id", self._row(id))
+        assert row is not None
+        return str(row[0])
+
+    def upsert(self, id: str) -> str:
+        row = self.pool.query_one(
+            "insert into once values (%s, %s) on conflict (id) do update set id = excluded.id returning id",
+            self._row(id),
+            idempotent=True,
+        )
+        assert row is not None
+        return str(row[0])
+
+    def read(self, id: str) -> str:
+        row = self.pool.query_one("select %s::text", [id], idempotent=True)
+        assert row is not None
+        return str(row[0])
+
+    def in_block(self, ids: Sequence[str], midway: Midway) -> Sequence[str] | None:
+        answered = []
+        with self.pool.transaction() as conn:
+            for number, id in enumerate(ids):
+                row = conn.execute(
+                    "insert into effects values (%s, %s) returning id", self._row(id)
+                ).fetchone()
+                answered.append(row[0] if row else "")
+                if number == 0:
+                    midway()
+        return answered
+
+    def hold(self) -> AbstractContextManager[object]:
+        return self.pool.connection()
+
+    def seed(self) -> None:
+        self._ask("create table if not exists effects (cell text, id text)")
+        self._ask("create table if not exists once (cell text, id text primary key)")
+
+    def answers(self) -> None:
+        self._ask("select 1")
+
+    def effects(self) -> Mapping[str, int]:
+        rows = self._ask(
+            "select id, count(*) from (select * from effects union all select * from once) as every"
+            " where cell = %s group by id",
+            [self._cell],
+        )
+        return {id: int(times) for id, times in rows}
+
+    def connections(self) -> int:
+        rows = self._ask(
+            "select count(*) from pg_stat_activity where application_name like %s", [f"{OURS}%"]
+        )
+        return int(rows[0][0])
+
+    @contextmanager
+    def crowd(self) -> Iterator[None]:
+        with ExitStack() as others:
+            self.evict()
+            try:
+                while True:
+                    conn = psycopg.connect(self.server.socket_conninfo, application_name="crowd")
+                    others.callback(conn.close)
+            except psycopg.OperationalError:
+                yield
+
+    @contextmanager
+    def refuse_writes(self) -> Iterator[None]:
+        self._ask("alter system set default_transaction_read_only = on")
+        self._ask("select pg_reload_conf()")
+        try:
+            yield
+        finally:
+            self._ask("alter system reset default_transaction_read_only")
+            self._ask("select pg_reload_conf()")
+            until(lambda: self._ask("show default_transaction_read_only") == [("off",)], 5)
+
+    def evict(self) -> None:
+        self._ask(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like %s",
+            [f"{OURS}%"],
+        )
+
+    def _row(self, id: str) -> list[str]:
+        return [self._cell, id]
+
+    def _ask(self, text: Any, params: Any = None) -> list[tuple[Any, ...]]:
+        with psycopg.connect(
+            self.server.socket_conninfo, autocommit=True, application_name="bookkeeper"
+        ) as conn:
+            cursor = conn.execute(text, params)
+            return cursor.fetchall() if cursor.description else []
