@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 
 ConfigT = TypeVar("ConfigT")
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
 
 
 def seconds(field: str, value: object, *, zero: bool = True, forever: bool = False) -> float:
@@ -33,6 +36,11 @@ def seconds(field: str, value: object, *, zero: bool = True, forever: bool = Fal
         least = "0 or more" if zero else "more than 0"
         raise ConfigError(f"{field} must be {least} seconds, not {value!r}")
     return number
+
+
+def limit(field: str, value: object) -> float | None:
+    """Return *value* as seconds above 0, or None for no limit, or raise :class:`ConfigError`."""
+    return None if value is None else seconds(field, value, zero=False)
 
 
 def integer(field: str, value: object) -> int:
@@ -64,6 +72,16 @@ def text(field: str, value: object) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{field} must be a string, not {kind(value)}")
     return value
+
+
+def header(field: str, value: object) -> str | None:
+    """Return *value* if it is the name of an HTTP header, or None, or raise :class:`ConfigError`."""
+    if value is None:
+        return None
+    name = text(field, value)
+    if not _TOKEN.fullmatch(name):
+        raise ConfigError(f"{field} must be the name of a header, such as X-Request-Timeout")
+    return name
 
 
 def utf8(field: str, value: str) -> bytes:

@@ -50,8 +50,13 @@ _ambient: ContextVar[Deadline] = ContextVar("poolkit_deadline", default=NEVER)
 ambient = _ambient.get
 """Return the deadline in force here: the earliest of the enclosing :class:`deadline` blocks."""
 
-impose = _ambient.set
-"""Put a deadline in force from here on: for work in steps, with which its deadline comes and goes."""
+
+def impose(limit: Deadline) -> None:
+    """Put *limit* in force from here on: for work in steps, with which its deadline comes and goes.
+
+    If it is that of a block which was left between two steps, the one around it.
+    """
+    _ambient.set(_in_force(limit) if limit.left else limit)
 
 
 class deadline:  # noqa: N801 - used like a function: ``with deadline(0.8):``

@@ -7,6 +7,7 @@ notes the lease, and on the way back the same in reverse. A backend brings only 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -225,8 +226,10 @@ class Lender(Generic[ResourceT]):
         for lease in self.book.orphans():
             self._reclaim(lease, lease.resource, "its thread has ended without releasing it")
 
-    def recall(self, thread: threading.Thread, *, since: float, reason: str) -> list[Holder]:
-        """Take back what *thread* alone has used, leased at *since* or later, for a *reason*; return who held it.
+    def recall(
+        self, thread: threading.Thread, *, since: float, until: float = math.inf, reason: str
+    ) -> list[Holder]:
+        """Take back what *thread* alone has used, leased from *since* to *until*; return who held it.
 
         For that thread itself, when it can't be using any of it.
         """
@@ -234,11 +237,15 @@ class Lender(Generic[ResourceT]):
         held = [
             (lease, lease.holder(now=now))
             for lease in self.book.open.copy()
-            if lease.thread is lease.user is thread and lease.since >= since and not lease.passing
+            if _is_recalled(lease, thread, since, until)
         ]
         for lease, _ in held:
             self._reclaim(lease, lease.resource, reason)
         return [holder for _, holder in held]
+
+    def holds(self, thread: threading.Thread, *, since: float, until: float = math.inf) -> bool:
+        """Whether there is anything that :meth:`recall` would take back. Locates nobody."""
+        return any(_is_recalled(lease, thread, since, until) for lease in self.book.open.copy())
 
     def stats(self) -> PoolStats:
         """Return the state of the pool as a frozen snapshot."""
@@ -366,3 +373,10 @@ class Lender(Generic[ResourceT]):
             reason,
         )
         self._events.tell(Leaked, holder=holder, reason=reason)
+
+
+def _is_recalled(lease: Lease[Any], thread: threading.Thread, since: float, until: float) -> bool:
+    """Whether *thread* alone has used what *lease* is on, and got it from *since* to *until*."""
+    return (
+        lease.thread is lease.user is thread and since <= lease.since <= until and not lease.passing
+    )

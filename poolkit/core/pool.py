@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
@@ -128,11 +129,15 @@ class Pool(Generic[ConfigT, RunningT]):
         return {name: budget.tokens / budget.CAPACITY for name, budget in budgets.items()}
 
     def recall(
-        self, *, since: float = 0.0, reason: str = "it was recalled by its thread"
+        self,
+        *,
+        since: float = 0.0,
+        until: float = math.inf,
+        reason: str = "it was recalled by its thread",
     ) -> list[Holder]:
-        """Take back what the calling thread still holds and got at *since* or later; return what that was.
+        """Take back what the calling thread still holds and got from *since* to *until*; return what that was.
 
-        For the end of a unit of work, a request say, that should hold nothing any more. *since* is in seconds of
+        For the end of a unit of work, a request say, that should hold nothing any more. Both are in seconds of
         :func:`time.perf_counter`, like :attr:`Holder.since <poolkit.Holder.since>`. The connections are closed, and
         logged and told as leaked, with *reason*.
         """
@@ -142,8 +147,19 @@ class Pool(Generic[ConfigT, RunningT]):
             holder
             for lender in (running.lenders if running is not None else ())
             if lender.book
-            for holder in lender.recall(thread, since=since, reason=reason)
+            for holder in lender.recall(thread, since=since, until=until, reason=reason)
         ]
+
+    def holds(self, *, since: float = 0.0, until: float = math.inf) -> bool:
+        """Whether the calling thread still holds anything that :meth:`recall` would take back. Cheap."""
+        running = self._lifecycle.latest
+        if running is None:
+            return False
+        thread = threading.current_thread()
+        return any(
+            lender.book and lender.holds(thread, since=since, until=until)
+            for lender in running.lenders
+        )
 
     def ping(self, timeout: float = HEALTH_TIMEOUT) -> float:
         """Ask the backend for a sign of life, and return how many seconds that took.

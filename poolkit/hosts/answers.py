@@ -1,11 +1,9 @@
-"""Which error of poolkit means which HTTP answer: what a client is told, and what the log is."""
+"""Which error of poolkit means which HTTP answer, and what a client is told. What the log is told: answering.py."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import secrets
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -17,8 +15,6 @@ from ..core.errors import (
     PoolOverloaded,
     PoolTimeout,
 )
-
-logger = logging.getLogger("poolkit.hosts")
 
 RETRY_AFTER = 1
 """Seconds after which a client may come again, where nothing better is known: queues and outages are short."""
@@ -76,33 +72,17 @@ class Answer:
         return headers, body
 
 
-def answer_to(error: BaseException) -> Answer | None:
-    """Return the answer that *error* means, None if it means none."""
-    meaning = next((_MEANINGS[kind] for kind in ANSWERED if isinstance(error, kind)), None)
-    if meaning is None:
-        return None
-    status, message = meaning
+def answer_to(error: BaseException, reference: str) -> Answer:
+    """Return the answer that *error* means, which is one of :data:`ANSWERED`."""
+    status, message = next(_MEANINGS[kind] for kind in ANSWERED if isinstance(error, kind))
     if isinstance(error, OutcomeUnknown):
         message += ", and what it did last may have taken effect"
     return Answer(
         status=status,
         error=type(error).__name__,
         message=message,
-        reference=secrets.token_hex(4),
+        reference=reference,
         retry_after=_retry_after(error) if status is HTTPStatus.SERVICE_UNAVAILABLE else None,
-    )
-
-
-def log_answer(answer: Answer, error: BaseException, name: str) -> None:
-    """Log all that *error* says, once, with the reference that the client of the request *name* is given."""
-    logger.warning(
-        "%s was answered with %s (reference %s): %s: %s",
-        name,
-        answer.status_line,
-        answer.reference,
-        answer.error,
-        error,
-        extra={"reference": answer.reference, "status": answer.status.value},
     )
 
 

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core import checks
-from ..core.errors import ConfigError
 
 logger = logging.getLogger("poolkit.hosts")
 
 DEADLINE = 15.0
 """Seconds a request may take where nothing else is said: half of what gunicorn and load balancers give it."""
 
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 _SHOWN = 40
 
@@ -29,8 +27,8 @@ class Budget:
     __slots__ = ("_header", "_key", "_per_second", "deadline")
 
     def __init__(self, deadline: float | None = DEADLINE, header: str | None = None) -> None:
-        self.deadline = limit("deadline", deadline)
-        self._header = header_name("deadline_header", header)
+        self.deadline = checks.limit("deadline", deadline)
+        self._header = checks.header("deadline_header", header)
         self._key = f"HTTP_{self._header.upper().replace('-', '_')}" if self._header else ""
         self._per_second = 1000.0 if self._key.endswith("_MS") else 1.0
 
@@ -44,15 +42,3 @@ class Budget:
             return number / self._per_second
         logger.debug("the header %s is ignored: %r is no time", self._header, text[:_SHOWN])
         return None
-
-
-def limit(field: str, value: object) -> float | None:
-    """Return *value* as seconds above 0, or None for no limit. Raises :class:`~poolkit.ConfigError`."""
-    return None if value is None else checks.seconds(field, value, zero=False)
-
-
-def header_name(field: str, value: object) -> str | None:
-    """Return *value* if it is the name of a header, or None. Raises :class:`~poolkit.ConfigError`."""
-    if value is not None and not _NAME.fullmatch(checks.text(field, value)):
-        raise ConfigError(f"{field} must be the name of a header, such as X-Request-Timeout")
-    return value  # type: ignore[return-value]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..core import checks
 from ..core.errors import ConfigError
 from ..kit.kit import PoolKit
-from .answers import answer_to, log_answer
+from .answering import Answering
 from .budget import DEADLINE, Budget
 from .scope import Scope
 
@@ -43,34 +42,47 @@ class PoolsMiddleware:
         self._app = app
         self._kit = kit
         self._budget = Budget(deadline, deadline_header)
+        self._answering = Answering()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         budget = self._budget
         scope = Scope(self._kit, _named(environ), budget.deadline, budget.asked(environ))
-        return _Exchange(scope, environ, start_response).begin(self._app)
+        return _Exchange(scope, self._answering, environ, start_response).begin(self._app)
 
 
 class _Exchange:
-    """One request and its response, which is this iterator."""
+    """One request and its response, which is this iterator.
+
+    The server is told of a status and headers once, with the first piece of the body: so they may be those of an
+    answer as long as there is none. What it was told already can't be relied on to be replaced; gunicorn adds to it.
+    """
 
     __slots__ = (
+        "_answering",
         "_body",
         "_closed",
         "_environ",
+        "_head",
         "_scope",
         "_start_response",
-        "_started",
         "_steps",
+        "_write",
     )
 
     def __init__(
-        self, scope: Scope, environ: WSGIEnvironment, start_response: StartResponse
+        self,
+        scope: Scope,
+        answering: Answering,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
     ) -> None:
         self._scope = scope
+        self._answering = answering
         self._environ = environ
         self._start_response = start_response
-        self._started = False
+        self._head: tuple[str, list[tuple[str, str]]] | None = None
+        self._write: Callable[[bytes], object] | None = None
         self._closed = False
         self._body: Any = ()
         self._steps: Iterator[bytes] = iter(())
@@ -79,12 +91,15 @@ class _Exchange:
         """Call *app*, and return the body of the response."""
         try:
             self._steps = self._scope.call(self._open, app)
+            whole = type(self._body) in (list, tuple) or self._is_file()
+            if whole:
+                self._tell()
         except BaseException as error:
             self.close()
             if (answer := self._answer(error)) is None:
                 raise
             return [answer]
-        if type(self._body) in (list, tuple) or self._is_file():
+        if whole:
             self._scope.end()
             return self._body  # type: ignore[no-any-return]
         return self
@@ -95,14 +110,18 @@ class _Exchange:
     def __next__(self) -> bytes:
         try:
             with self._scope:
-                return next(self._steps)
+                piece = next(self._steps)
         except StopIteration:
+            self._tell()
             raise
         except Exception as error:
             if (answer := self._answer(error)) is None:
                 raise
             self._steps = iter(())
             return answer
+        if self._write is None:
+            self._tell()
+        return piece
 
     def close(self) -> None:
         """Close the app's body, and end the request."""
@@ -133,27 +152,41 @@ class _Exchange:
     def _start(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
     ) -> Callable[[bytes], object]:
-        self._started = True
-        if exc_info is None:
-            return self._start_response(status, headers)
-        return self._start_response(status, headers, exc_info)
+        """Note what the app begins its response with, for the server to be told with the first piece."""
+        if self._write is not None:
+            return self._start_response(status, headers, exc_info)  # it knows what it sent
+        if self._head is not None and exc_info is None:
+            raise AssertionError("start_response was called again without exc_info")
+        self._head = status, headers
+        return self._write_early
+
+    def _write_early(self, piece: bytes) -> object:
+        """Send *piece*, for an app that writes instead of returning what it has."""
+        self._tell()
+        return self._write(piece) if self._write is not None else None
+
+    def _tell(self) -> None:
+        """Begin the response, unless it was begun or the app has not said with what."""
+        if self._write is None and self._head is not None:
+            self._write = self._start_response(*self._head)
 
     def _answer(self, error: BaseException) -> bytes | None:
-        """Begin the answer that *error* means, and return its body; None if it means none."""
-        answer = answer_to(error)
+        """Begin the answer that *error* means, and return its body; None if it means none, or comes too late."""
+        if self._write is not None:
+            return None
+        answer = self._answering.answer(error, self._scope.name)
         if answer is None:
             return None
         headers, body = answer.render(self._environ.get("HTTP_ACCEPT", ""))
-        # What the app began already is replaced by the server. Once the headers are sent, that raises the error.
-        replacing = (sys.exc_info(),) if self._started else ()
-        self._start_response(answer.status_line, headers, *replacing)
-        log_answer(answer, error, self._scope.name)
+        self._head = answer.status_line, headers
+        self._tell()
         return b"" if self._environ.get("REQUEST_METHOD") == "HEAD" else body
 
 
 def _named(environ: WSGIEnvironment) -> str:
     """Return what the request is called in logs. The query may hold secrets."""
-    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    if not path.isprintable():
-        path = repr(path)  # or a client could write lines of its own into the log
-    return f"the request {environ.get('REQUEST_METHOD', '')} {path}"
+    method, mount, path = map(environ.get, ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO"))
+    asked = f"{method or ''} {mount or ''}{path or ''}"
+    if not asked.isprintable():
+        asked = repr(asked)  # or a client could write lines of its own into the log
+    return f"the request {asked}"

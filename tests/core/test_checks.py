@@ -75,6 +75,24 @@ def test_only_true_and_false_are_flags(value):
         checks.flag("verify", value)
 
 
+def test_no_limit_is_a_choice_and_zero_is_none():
+    assert checks.limit("deadline", None) is None
+    assert checks.limit("deadline", 2) == 2.0
+    with pytest.raises(ConfigError, match=r"^deadline must be more than 0 seconds"):
+        checks.limit("deadline", 0)
+
+
+@pytest.mark.parametrize("value", ["", "X Left", "X:", "Zeit-übrig", "X\r\nY", 5])
+def test_what_is_no_name_of_a_header_is_refused_by_name(value):
+    with pytest.raises(ConfigError, match=r"^header must be "):
+        checks.header("header", value)
+
+
+def test_names_of_headers_come_back_and_so_does_none():
+    assert checks.header("header", "X-Left") == "X-Left"
+    assert checks.header("header", None) is None
+
+
 def test_text_of_another_kind_is_refused_without_showing_it():
     assert checks.text("conninfo", "host=x") == "host=x"
     with pytest.raises(ConfigError, match="conninfo must be a string") as caught:

@@ -25,7 +25,7 @@ from poolkit import (
 )
 from poolkit.core import deadline as deadline_module
 from poolkit.core import instant as instant_module
-from poolkit.core.deadline import NEVER, PULSE, ambient
+from poolkit.core.deadline import NEVER, PULSE, ambient, impose
 
 from .support import LONG, Task
 
@@ -82,6 +82,22 @@ def test_a_generator_that_ends_out_of_order_takes_no_deadline_away_and_leaves_no
             end(steps)
             assert ambient() is limit
         assert ambient() is NEVER
+
+
+def test_a_block_that_was_left_between_two_steps_does_not_come_back():
+    def step():
+        with deadline(5):
+            yield
+
+    with deadline(50) as around:
+        work = step()
+        next(work)
+        inside = ambient()
+        impose(NEVER)
+        work.close()
+        impose(inside)
+        assert ambient() is around
+    assert ambient() is NEVER
 
 
 @pytest.mark.parametrize("seconds", [-1, -0.0001, math.nan, -math.inf, "5", None, True])

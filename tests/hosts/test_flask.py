@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import http.client
 import json
 import logging
@@ -17,8 +18,10 @@ from werkzeug.serving import make_server
 
 from poolkit import (
     BackendUnavailable,
+    CancelledOutcomeUnknown,
     ConfigError,
     DeadlineExceeded,
+    DeadlineOutcomeUnknown,
     OutcomeUnknown,
     PoolKit,
     PoolTimeout,
@@ -27,7 +30,7 @@ from poolkit import (
 )
 from poolkit.core.deadline import NEVER, ambient
 from poolkit.errors import PoolKitError
-from poolkit.hosts.flask import Pools, current_pools, extension, request_deadline
+from poolkit.hosts.flask import Pools, current, current_pools, request_deadline
 
 from ..core.support import Task, eventually, python
 
@@ -223,6 +226,22 @@ def test_setting_up_twice_is_an_error(app):
         Pools(app)
 
 
+@pytest.mark.parametrize("why", ["blueprint", "request"])
+def test_what_can_not_be_set_up_stays_as_it_was(why):
+    app = Flask("shop")
+    if why == "blueprint":
+        app.register_blueprint(Blueprint("poolkit", __name__))
+    else:
+        get(app)
+    before = app.wsgi_app
+    error = {"blueprint": ConfigError, "request": AssertionError}[why]
+    for _ in range(2):
+        with PoolKit(http=False, watch=None) as kit, pytest.raises(error, match=why):
+            Pools(app, kit)
+    assert app.wsgi_app == before
+    assert "pools" not in app.cli.commands
+
+
 @pytest.mark.parametrize("given", ["app", "kit"])
 def test_what_is_no_app_or_no_kit_is_an_error(given):
     with pytest.raises(ConfigError, match=f"^{given} must be a "):
@@ -243,7 +262,7 @@ def test_in_an_app_without_pools_the_error_says_what_to_do():
 
 
 def test_it_has_the_types_of_a_kit(app):
-    assert typing.get_type_hints(extension)["current_pools"] is PoolKit
+    assert typing.get_type_hints(current)["current_pools"] is PoolKit
     with app.app_context():
         assert isinstance(current_pools, PoolKit)
 
@@ -310,6 +329,40 @@ def test_a_deadline_of_a_view_holds_while_its_response_streams(make_app):
     assert get(app).text == "120.0" * 2
 
 
+@pytest.mark.parametrize(
+    ("own", "shorter", "expected"), [(120, 5, "5 120"), (2, 5, "2 2"), (None, 5, "5 never")]
+)
+def test_a_deadline_of_a_view_replaces_no_shorter_one_of_a_block_around_it(
+    make_app, own, shorter, expected
+):
+    app = make_app(POOLKIT_DEADLINE=60)
+
+    def left():
+        return "never" if ambient().never else f"{ambient().budget:g}"
+
+    @app.url_value_preprocessor
+    def enter(endpoint, values):
+        g.block = deadline(shorter)
+        g.block.__enter__()
+
+    @app.teardown_request
+    def leave(error):
+        g.block.__exit__(None, None, None)
+
+    # The extension's comes after the app's here, as it does where another extension was set up first.
+    hooks = app.url_value_preprocessors[None]
+    hooks.append(hooks.pop(0))
+
+    @app.get("/")
+    @request_deadline(own)
+    def index():
+        first = left()
+        return Response(piece() for piece in (lambda: first, lambda: " ", left))
+
+    assert get(app).text == expected
+    assert ambient() is NEVER
+
+
 def test_wrong_deadlines_of_views_are_named():
     with pytest.raises(ConfigError, match="request_deadline must be more than 0"):
         request_deadline(0)
@@ -364,8 +417,23 @@ def test_a_backend_that_is_down_is_a_503_without_its_address(make_app):
 
 
 @pytest.mark.parametrize("registered", ["before", "after"])
-@pytest.mark.parametrize("kind", [PoolTimeout, PoolKitError, 503, HTTPException], ids=str)
-def test_handlers_of_the_app_win(kind, registered, caplog):
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (PoolTimeout, PoolTimeout("…")),
+        (PoolKitError, PoolTimeout("…")),
+        (TimeoutError, PoolTimeout("…")),
+        (OSError, DeadlineExceeded("…", stage="running")),
+        (ConnectionError, BackendUnavailable("…")),
+        (OutcomeUnknown, DeadlineOutcomeUnknown("…", stage="running")),
+        (OutcomeUnknown, CancelledOutcomeUnknown("…", stage="running")),
+        (Exception, PoolTimeout("…")),
+        (503, PoolTimeout("…")),
+        (HTTPException, PoolTimeout("…")),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or type(value).__name__,
+)
+def test_handlers_of_the_app_win(kind, error, registered, caplog):
     app = Flask("shop")
 
     def handle(error):
@@ -379,13 +447,45 @@ def test_handlers_of_the_app_win(kind, registered, caplog):
 
     @app.get("/")
     def index():
-        raise PoolTimeout("none")
+        raise error
 
     response = get(app)
     assert response.status_code == 418
-    own = isinstance(kind, type) and issubclass(kind, PoolKitError)
-    assert response.text.endswith("PoolTimeout" if own else "ServiceUnavailable")
-    assert ("was answered" in caplog.text) == (not own)
+    of_the_status = kind in (503, HTTPException, Exception)
+    told = "ServiceUnavailable" if of_the_status else type(error).__name__
+    assert response.text == f"the app's own, for {told}"
+    assert ("was answered" in caplog.text) == of_the_status
+
+
+def test_of_the_apps_handlers_the_nearest_wins_wherever_poolkit_stands_between(make_app):
+    app = make_app()
+    part = Blueprint("part", __name__)
+    part.register_error_handler(OSError, lambda error: ("of the blueprint", 418))
+    app.register_error_handler(OutcomeUnknown, lambda error: ("of the app", 418))
+    app.register_error_handler(PoolKitError, lambda error: ("of the app, for any", 418))
+
+    @part.get("/part")
+    @app.get("/app")
+    def view():
+        raise DeadlineOutcomeUnknown("…", stage="running")
+
+    app.register_blueprint(part)
+    assert [get(app, path).text for path in ("/part", "/app")] == ["of the blueprint", "of the app"]
+
+
+def test_an_apps_handler_of_all_it_did_not_expect_lets_answers_through(make_app):
+    app = make_app()
+
+    @app.errorhandler(Exception)
+    def handle(error):  # the way Flask's documentation has it
+        return error if isinstance(error, HTTPException) else ("sorry", 500)
+
+    @app.get("/<kind>")
+    def index(kind):
+        raise {"timeout": PoolTimeout("…"), "key": KeyError("x")}[kind]
+
+    assert [get(app, path).status_code for path in ("/timeout", "/key")] == [503, 500]
+    assert get(app, "/timeout").headers["Retry-After"] == "1"
 
 
 def test_an_apps_handler_of_all_http_errors_may_change_the_answer(make_app):
@@ -649,6 +749,24 @@ def test_what_a_context_without_a_request_holds_at_its_end_is_taken_back(app, ca
     assert "the application context ended" in caplog.text
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_context_of_a_thread_that_a_view_started_takes_back_what_it_holds(app, copied):
+    kept = []
+
+    def work():
+        with app.app_context():
+            leak(kept)
+        return len(kit_of(app).postgres.leases())
+
+    @app.get("/")
+    def index():
+        run = contextvars.copy_context().run if copied else lambda call: call()
+        return str(Task(run, work).result())
+
+    assert get(app).text == "0"
+    assert kit_of(app).postgres.stats().leaked == 1
+
+
 def test_what_was_held_before_the_context_stays(app):
     pool = kit_of(app).postgres
     with pool.connection() as conn:
@@ -721,6 +839,25 @@ def test_the_paths_can_be_chosen_and_left_out(make_app):
     assert [get(app, path).status_code for path in ("/livez", "/readyz")] == [404, 404]
     with app.test_request_context("/health/live"):
         assert request.endpoint == "poolkit.live"
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_route_of_the_app_for_the_same_path_is_served(order):
+    app = Flask("shop")
+
+    def add():
+        app.add_url_rule("/livez", "alive", lambda: f"the app's own: {request.endpoint}")
+        app.add_url_rule("/readyz", "told", lambda: "posted", methods=["POST"])
+
+    if order == "before":
+        add()
+    with PoolKit(http=False, watch=None) as kit:
+        Pools(app, kit)
+        if order == "after":
+            add()
+        assert get(app, "/livez").text == "the app's own: alive"
+        assert get(app, "/readyz").json["ready"] is True
+        assert app.test_client().post("/readyz", buffered=True).text == "posted"
 
 
 def test_apps_in_many_threads_do_not_mix(app, conninfo):

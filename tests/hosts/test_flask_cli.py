@@ -9,6 +9,7 @@ from flask import Flask
 
 from poolkit import PoolKit
 from poolkit.hosts.flask import Pools, current_pools
+from poolkit.hosts.flask.cli import commands
 
 from ..core.support import eventually
 
@@ -89,3 +90,10 @@ def test_leaks_names_who_holds_what_and_fails_if_that_is_too_long(run, conninfo)
         assert result.exit_code == 1
         assert "test_flask_cli.py" in result.output
         assert "(too long)" in result.output
+
+
+def test_in_an_app_without_pools_the_error_says_what_to_do():
+    app = Flask("bare")
+    app.cli.add_command(commands)
+    result = app.test_cli_runner().invoke(args=["pools", "stats"])
+    assert "'bare' has no Pools: call Pools(app)" in str(result.exception)

@@ -176,6 +176,26 @@ def test_a_block_within_the_body_keeps_its_own_deadline(kit):
     assert serve(app, kit, settings={"deadline": 60}).body == b"5 5 60"
 
 
+def test_a_block_that_is_left_between_two_pieces_does_not_come_back(kit):
+    inner = []
+
+    def block():
+        with deadline(5):
+            yield b"%d " % ambient().budget
+
+    def app(environ, start_response):
+        start_response(*OK)
+        inner.append(block())
+        yield next(inner[0])
+        yield b"%d" % ambient().budget
+
+    body = PoolsMiddleware(app, kit, deadline=60)({}, lambda *_: None)
+    assert next(body) == b"5 "
+    inner[0].close()  # by the collector, or another thread
+    assert next(body) == b"60"
+    body.close()
+
+
 def test_without_a_deadline_there_is_none(kit):
     def app(environ, start_response):
         start_response(*OK)
@@ -363,6 +383,90 @@ def test_an_error_after_the_response_was_sent_is_raised(kit, how, caplog):
     assert "was answered" not in caplog.text
 
 
+class Told:
+    """A server that keeps all it is told: a second response does not replace the first one, as under gunicorn."""
+
+    def __init__(self):
+        self.responses = []
+        self.pieces = []
+
+    def __call__(self, status, headers, exc_info=None):
+        self.responses.append((status, dict(headers)))
+        return self.pieces.append
+
+    def run(self, app):
+        body = app({}, self)
+        self.pieces += body
+        getattr(body, "close", lambda: None)()
+
+
+def test_the_server_hears_nothing_of_a_response_that_an_answer_replaces(kit):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Length", "5000"), ("Set-Cookie", "exported=yes")])
+        raise PoolTimeout("…")
+        yield b"never"
+
+    told = Told()
+    told.run(PoolsMiddleware(app, kit))
+    ((status, headers),) = told.responses
+    assert status == "503 Service Unavailable"
+    assert "Set-Cookie" not in headers
+    assert int(headers["Content-Length"]) == len(told.pieces[0])
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"", b"x"], [b"x", b"y"]], ids=repr)
+@pytest.mark.parametrize("how", ["listed", "yielded", "written"])
+def test_the_server_is_told_once_and_no_later_than_with_the_first_piece(kit, how, pieces):
+    told = Told()
+
+    def listed(environ, start_response):
+        start_response(*OK)
+        return pieces
+
+    def yielded(environ, start_response):
+        start_response(*OK)
+        for number, piece in enumerate(pieces):
+            assert bool(told.responses) == (number > 0)
+            yield piece
+
+    def written(environ, start_response):
+        write = start_response(*OK)
+        for piece in pieces:
+            write(piece)
+            assert told.responses
+        return []
+
+    app = {"listed": listed, "yielded": yielded, "written": written}[how]
+    told.run(PoolsMiddleware(app, kit))
+    assert told.responses == [(OK[0], dict(OK[1]))]
+    assert told.pieces == pieces
+
+
+def test_a_body_is_closed_if_the_server_refuses_its_headers(kit):
+    file = io.BytesIO(b"x")
+
+    def app(environ, start_response):
+        start_response(*OK)
+        return environ["wsgi.file_wrapper"](file)
+
+    def refuse(status, headers):
+        raise ValueError("no such header")
+
+    with pytest.raises(ValueError, match="no such header"):
+        PoolsMiddleware(app, kit)({"wsgi.file_wrapper": FileWrapper}, refuse)
+    assert file.closed
+
+
+def test_a_response_that_is_begun_twice_is_an_error(kit):
+    def app(environ, start_response):
+        start_response(*OK)
+        start_response(*OK)
+        return []
+
+    with pytest.raises(AssertionError, match="start_response"):
+        PoolsMiddleware(app, kit)({}, Told())
+
+
 def test_an_answer_ends_the_body(kit):
     errors = [KeyError("asked again"), PoolTimeout("…")]
 
@@ -396,9 +500,16 @@ def test_what_the_app_begins_anew_with_exc_info_gets_through(kit):
     assert serve(app, kit).code == 418
 
 
-def test_a_path_writes_no_lines_of_its_own_into_the_log(kit, caplog):
-    serve(raising(PoolTimeout("…")), kit, "/x\nWARNING all is lost")
-    assert len(caplog.messages[0].splitlines()) == 1
+@pytest.mark.parametrize(
+    "asked",
+    [{"PATH_INFO": "/x\nWARNING all is lost"}, {"REQUEST_METHOD": "GET\x1b[2J"}],
+    ids=["path", "method"],
+)
+def test_a_request_writes_nothing_of_its_own_into_the_log(kit, caplog, asked):
+    # Not by way of the standard library, which refuses some of it.
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", **asked}
+    PoolsMiddleware(raising(PoolTimeout("…")), kit)(environ, lambda *_: None)
+    assert caplog.messages[0].isprintable()
 
 
 # -- the end of a request ----------------------------------------------------------------------------
@@ -458,6 +569,48 @@ def test_a_request_within_a_request_takes_nothing_from_it(one):
 
     assert serve(outer, one, settings={"deadline": 60}).body == b"60 still 60"
     assert one.postgres.stats().leaked == 0
+
+
+def test_a_response_that_is_closed_late_takes_nothing_that_was_taken_around_it(conninfo):
+    pool = {"conninfo": conninfo, "min_size": 0, "max_size": 3}
+    kept = []
+    with PoolKit(postgres=pool, http=False, watch=None) as kit:
+
+        def app(environ, start_response):
+            hold(kit.postgres, kept)
+            start_response(*OK)
+            yield b"1"
+            hold(kit.postgres, kept)
+            yield b"2"
+
+        body = PoolsMiddleware(app, kit)({}, lambda *_: None)
+        assert next(body) == b"1"
+        with kit.postgres.transaction() as conn:
+            assert next(body) == b"2"
+            assert len(kit.postgres.leases()) == 3
+            body.close()
+            assert len(kit.postgres.leases()) == 1
+            assert conn.execute("select 1").fetchone() == (1,)
+        assert kit.postgres.stats().leaked == 2
+
+
+def test_what_a_long_body_took_is_remembered_and_nothing_else(one):
+    kept = []
+
+    def app(environ, start_response):
+        start_response(*OK)
+        yield b"first"
+        hold(one.postgres, kept)
+        while True:
+            yield b"more"
+
+    body = PoolsMiddleware(app, one)({}, lambda *_: None)
+    for _ in range(1000):
+        next(body)
+    assert len(body._scope._steps) < 100
+    assert len(one.postgres.leases()) == 1
+    body.close()
+    assert one.postgres.leases() == []
 
 
 def test_a_connection_may_be_held_until_the_body_is_closed(one):
@@ -540,7 +693,7 @@ def test_taking_back_never_raises(kit, monkeypatch, caplog):
     class Broken:
         name = "broken"
 
-        def recall(self, **_):
+        def holds(self, **_):
             raise RuntimeError("no")
 
     monkeypatch.setattr(kit, "_pools", {"postgres": Broken()})
@@ -606,6 +759,24 @@ def test_a_file_that_may_come_from_a_pool_is_not(one):
     assert list(body) == [b"x"]
     body.close()
     assert one.postgres.leases() == []
+
+
+def test_to_hand_a_file_over_nobody_is_looked_for(one, monkeypatch):
+    located = []
+
+    def app(environ, start_response):
+        start_response(*OK)
+        return environ["wsgi.file_wrapper"](io.BytesIO(b"x"))
+
+    with one.postgres.connection():
+        monkeypatch.setattr(
+            "poolkit.core.lease._now_at", lambda thread: located.append(thread) or ""
+        )
+        environ = {"wsgi.file_wrapper": FileWrapper}
+        body = Task(PoolsMiddleware(app, one), environ, lambda *_: None).result()
+        monkeypatch.undo()
+    assert isinstance(body, FileWrapper)
+    assert located == []
 
 
 def test_a_list_stays_one_so_that_the_server_knows_its_length(kit):

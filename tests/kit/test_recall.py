@@ -102,6 +102,7 @@ def test_what_the_thread_holds_is_taken_back_and_told_with_the_reason(pool, leak
     began = perf_counter()
     held = hold(pool)
     (holder,) = pool.leases()
+    assert pool.holds(since=began)
 
     (recalled,) = pool.recall(since=began, reason="the view 'orders' ended")
 
@@ -112,14 +113,25 @@ def test_what_the_thread_holds_is_taken_back_and_told_with_the_reason(pool, leak
     assert leaks.reasons == ["the view 'orders' ended"]
     use(pool)  # the only connection may be had again
     assert pool.recall(since=began) == []
+    assert not pool.holds(since=began)
     del held
 
 
 def test_what_was_held_before_stays(pool):
     held = hold(pool)
+    assert not pool.holds(since=perf_counter())
     assert pool.recall(since=perf_counter()) == []
     assert len(pool.leases()) == 1
     assert len(pool.recall()) == 1
+    del held
+
+
+def test_what_was_taken_afterwards_stays(pool):
+    before = perf_counter()
+    held = hold(pool)
+    assert not pool.holds(until=before)
+    assert pool.recall(until=before) == []
+    assert len(pool.recall(until=perf_counter())) == 1
     del held
 
 
@@ -134,6 +146,7 @@ def test_what_another_thread_holds_stays(pool):
     task = Task(work)
     try:
         eventually(lambda: len(pool.leases()) == 1)
+        assert not pool.holds()
         assert pool.recall() == []
         assert len(pool.leases()) == 1
     finally:

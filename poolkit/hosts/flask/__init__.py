@@ -7,7 +7,8 @@ from importlib.util import find_spec
 if find_spec("flask") is None:
     raise ImportError("poolkit.hosts.flask needs: pip install 'poolkit[flask]'")
 
-from .extension import Pools, current_pools
+from .current import current_pools
+from .extension import Pools
 from .views import request_deadline
 
 __all__ = ["Pools", "current_pools", "request_deadline"]

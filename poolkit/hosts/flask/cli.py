@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
 from ...core.errors import PoolKitError
 from ...kit.health import HealthChecker
-from ...kit.kit import PoolKit
-from .config import NAME
+from .current import current_kit
 
 commands = AppGroup("pools", help="Look at the pools of the app.")
 
@@ -49,7 +47,7 @@ def check(timeout: float, as_json: bool) -> None:
 
     Exits with 0 if all is healthy, 1 if something is degraded, 2 if something can't be reached.
     """
-    kit = _kit()
+    kit = current_kit()
     try:
         health = HealthChecker(kit.pools, timeout=timeout).check()
     except PoolKitError as error:
@@ -76,7 +74,7 @@ def check(timeout: float, as_json: bool) -> None:
 @_as_json
 def stats(as_json: bool) -> None:
     """Show the figures of the pools in this process; each worker of a server has its own."""
-    found = _kit().stats()
+    found = current_kit().stats()
     if as_json:
         _print_json({backend: dataclasses.asdict(stats) for backend, stats in found.items()})
         return
@@ -90,7 +88,7 @@ def stats(as_json: bool) -> None:
 @commands.command()
 def leaks() -> None:
     """Show who holds connections in this process, and which of them for too long: then it exits with 1."""
-    kit = _kit()
+    kit = current_kit()
     click.echo(kit.leak_report())
     late = any(
         holder.held_for >= pool.config.leak_threshold
@@ -98,10 +96,6 @@ def leaks() -> None:
         for holder in pool.leases()
     )
     raise SystemExit(int(late))
-
-
-def _kit() -> PoolKit:
-    return current_app.extensions[NAME].kit  # type: ignore[no-any-return]
 
 
 def _print_json(found: Any) -> None:

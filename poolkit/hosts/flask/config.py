@@ -13,12 +13,12 @@ from ...core.errors import ConfigError
 from ...kit.backends import BACKENDS
 from ...kit.kit import PoolKit
 from ...kit.sources import PREFIX
-from ..budget import DEADLINE, header_name, limit
+from ..budget import DEADLINE
 
 NAME = "poolkit"
 """What the extension is called: in ``app.extensions``, and as the blueprint of its routes."""
 
-OWN: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, Any] = {
     f"{PREFIX}DEADLINE": DEADLINE,
     f"{PREFIX}DEADLINE_HEADER": None,
     f"{PREFIX}LIVENESS_PATH": "/livez",
@@ -31,7 +31,7 @@ _OF_KITS = tuple(f"{PREFIX}{backend.upper()}_" for backend in BACKENDS)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The extension's own settings: the deadline of requests, and the paths of the routes, None for none."""
+    """The extension's settings: the deadline of requests, and the paths of the routes, None for none."""
 
     deadline: float | None
     deadline_header: str | None
@@ -45,15 +45,17 @@ class Settings:
         Raises :class:`~poolkit.ConfigError`, which names the key; also for a ``POOLKIT_`` key that there is not.
         """
         config = app.config
-        for key, default in OWN.items():
+        for key, default in DEFAULTS.items():
             config.setdefault(key, default)
         for key in config:
-            if key.startswith(PREFIX) and key not in OWN and not _is_of_kits(key):
-                near = checks.nearest(key, OWN).replace("the fields are", "the extension's own are")
+            if key.startswith(PREFIX) and key not in DEFAULTS and not _is_of_kits(key):
+                near = checks.nearest(key, DEFAULTS).replace(
+                    "the fields are", "those of the extension are"
+                )
                 raise ConfigError(f"there is no setting {key}{near}")
         return cls(
-            deadline=limit(f"{PREFIX}DEADLINE", _number(config[f"{PREFIX}DEADLINE"])),
-            deadline_header=header_name(
+            deadline=checks.limit(f"{PREFIX}DEADLINE", _number(config[f"{PREFIX}DEADLINE"])),
+            deadline_header=checks.header(
                 f"{PREFIX}DEADLINE_HEADER", config[f"{PREFIX}DEADLINE_HEADER"] or None
             ),
             liveness_path=_path(config, f"{PREFIX}LIVENESS_PATH"),
