@@ -127,21 +127,24 @@ async def _awaited(work: AsyncFunction, cancellation: Cancellation) -> Any:
     """Await *work*. What it waits for may be shielded, in a thread; so another task looks out for a cancellation."""
     result: Any = None
     error: Exception | None = None
+    ended = anyio.Event()
     async with anyio.create_task_group() as group:
-        group.start_soon(_look_out, cancellation)
+        group.start_soon(_look_out, ended, cancellation)
         try:
             result = await work()
         except Exception as raised:  # noqa: BLE001 - raised below, for the group would wrap it
             error = raised
         await checkpoint_if_cancelled()
-        group.cancel_scope.cancel()
+        ended.set()
     if error is not None:
         raise error
     return result
 
 
-async def _look_out(cancellation: Cancellation) -> None:
+async def _look_out(ended: anyio.Event, cancellation: Cancellation) -> None:
+    """Pass a cancellation on. Not the call's end: tasks that it has started may go on after it."""
     try:
-        await anyio.sleep_forever()
-    finally:
+        await ended.wait()
+    except anyio.get_cancelled_exc_class():
         cancellation.cancel()
+        raise

@@ -1,0 +1,81 @@
+"""Calls of an MCP server, as a model and a program meet them: their end, what they leave, and how failures are told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+
+from poolkit import PoolKit
+from poolkit.core.deadline import ambient
+from poolkit.hosts.mcp import PooledServer, Pools
+
+from .mcp_support import run
+
+
+@pytest.fixture
+def pools():
+    """Give pools whose kit connects to nothing."""
+    kit = PoolKit(http={}, watch=None)
+    yield Pools(kit, deadline=20.0)
+    kit.close()
+
+
+@pytest.fixture
+def server(pools):
+    """Give a server with these pools."""
+    return PooledServer("shop", pools=pools, log_level="CRITICAL")
+
+
+# -- the end of a coroutine --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_that_a_tool_has_started_goes_on_after_its_end(pools, fails):
+    async def main():
+        over = anyio.Event()
+        tasks = []
+
+        async def go_on():
+            await over.wait()
+            return ambient()
+
+        @pools.bounded
+        async def start():
+            tasks.append(asyncio.create_task(go_on()))
+            if fails:
+                raise KeyError("mine")
+
+        if fails:
+            with pytest.raises(KeyError):
+                await start()
+        else:
+            await start()
+        over.set()
+        assert not (await tasks[0]).expired
+
+    run(main)
+
+
+def test_a_task_that_a_tool_has_started_is_cancelled_with_the_call(pools):
+    async def main():
+        tasks = []
+
+        async def go_on():
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0.05)
+            return ambient()
+
+        @pools.bounded
+        async def start():
+            tasks.append(asyncio.create_task(go_on()))
+            await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(start)
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+        assert (await tasks[0]).expired
+
+    run(main)
