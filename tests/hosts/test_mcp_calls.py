@@ -79,3 +79,17 @@ def test_a_task_that_a_tool_has_started_is_cancelled_with_the_call(pools):
         assert (await tasks[0]).expired
 
     run(main)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_what_ends_the_program_comes_out_of_a_tool_as_it_is(pools, kind):
+    @pools.bounded
+    async def leave():
+        raise kind(3)
+
+    async def main():
+        with pytest.raises(kind) as caught:
+            await leave()
+        assert caught.value.args == (3,)
+
+    run(main)

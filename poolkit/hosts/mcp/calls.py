@@ -126,13 +126,15 @@ def _recall(pools: Iterable[AnyPool], *, since: float, reason: str) -> None:
 async def _awaited(work: AsyncFunction, cancellation: Cancellation) -> Any:
     """Await *work*. What it waits for may be shielded, in a thread; so another task looks out for a cancellation."""
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     ended = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(_look_out, ended, cancellation)
         try:
             result = await work()
-        except Exception as raised:  # noqa: BLE001 - raised below, for the group would wrap it
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as raised:  # noqa: BLE001 - raised below, for the group would wrap it
             error = raised
         await checkpoint_if_cancelled()
         ended.set()
