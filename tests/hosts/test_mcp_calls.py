@@ -6,12 +6,19 @@ import asyncio
 
 import anyio
 import pytest
+from mcp import Client
 
-from poolkit import PoolKit
+from poolkit import (
+    BackendUnavailable,
+    ConfigError,
+    OutcomeUnknown,
+    PoolKit,
+    PoolTimeout,
+)
 from poolkit.core.deadline import ambient
 from poolkit.hosts.mcp import PooledServer, Pools
 
-from .mcp_support import run
+from .mcp_support import failure, run, said
 
 
 @pytest.fixture
@@ -91,5 +98,62 @@ def test_what_ends_the_program_comes_out_of_a_tool_as_it_is(pools, kind):
         with pytest.raises(kind) as caught:
             await leave()
         assert caught.value.args == (3,)
+
+    run(main)
+
+
+# -- what is told ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        ([PoolTimeout("hush-1")], "busy"),
+        ([PoolTimeout("hush-1"), BackendUnavailable("hush-2", retry_after=9.0)], "unreachable"),
+        ([BackendUnavailable("hush-2"), PoolTimeout("hush-1")], "unreachable"),
+        ([OutcomeUnknown("hush-3"), BackendUnavailable("hush-2")], "outcome_unknown"),
+    ],
+)
+def test_of_what_failed_side_by_side_the_worst_is_told_and_all_is_logged(
+    server, caplog, errors, reason
+):
+    async def fail(error):
+        await anyio.lowlevel.checkpoint()
+        raise error
+
+    @server.tool()
+    async def several() -> None:
+        async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+            for error, group in zip(errors, (outer, inner), strict=False):
+                group.start_soon(fail, error)
+
+    async def main():
+        async with Client(server) as client:
+            result = await client.call_tool("several")
+            assert failure(result)["reason"] == reason
+            assert "hush" not in said(result)
+
+    run(main)
+    assert "tool 'several' failed" in caplog.text
+    for error in errors:
+        assert f"{type(error).__name__}: {error}" in caplog.text
+
+
+@pytest.mark.parametrize("other", [KeyError("mine"), ConfigError("hush")])
+def test_a_group_with_anothers_error_in_it_is_left_to_the_server(server, other):
+    async def fail(error):
+        await anyio.lowlevel.checkpoint()
+        raise error
+
+    @server.tool()
+    async def several() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail, PoolTimeout("hush"))
+            group.start_soon(fail, other)
+
+    async def main():
+        async with Client(server) as client:
+            result = await client.call_tool("several")
+            assert said(result) == "Error executing tool several"
 
     run(main)

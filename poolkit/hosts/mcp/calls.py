@@ -13,9 +13,8 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ...core.deadline import Cancellation, Deadline, deadline
-from ...core.errors import PoolKitError
 from ...kit.backends import AnyPool
-from .failures import CallFailed, explained
+from .failures import CallFailed, explained, leaves
 from .threads import Threads
 
 logger = logging.getLogger("poolkit.hosts")
@@ -57,11 +56,11 @@ def bounded(
                 if blocks:
                     return await _in_thread(within, what, work, until, cancellation)
                 return await _awaited(work, cancellation)
-            except PoolKitError as error:
-                await checkpoint_if_cancelled()  # then nobody waits to be told
+            except Exception as error:
                 told = explained(error, until.budget)
                 if told is None:
                     raise
+                await checkpoint_if_cancelled()  # then nobody waits to be told
                 _log(what, error, told)
                 raise told from error
 
@@ -81,15 +80,14 @@ def is_async(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
-def _log(what: str, error: PoolKitError, told: CallFailed) -> None:
+def _log(what: str, error: Exception, told: CallFailed) -> None:
     """Log all of *error*. Its traceback only for who debugs: in an outage, many of them would be the next one."""
     logger.warning(
-        "%s failed, %s (reference %s): %s: %s",
+        "%s failed, %s (reference %s): %s",
         what,
         told.reason,
         told.reference,
-        type(error).__name__,
-        error,
+        "; ".join(f"{type(each).__name__}: {each}" for each in leaves(error)),
         exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
         extra={"reference": told.reference},
     )

@@ -62,11 +62,34 @@ class CallFailed(ToolError, ResourceError):
         }
 
 
-def explained(error: PoolKitError, seconds: float) -> CallFailed | None:
+def explained(error: Exception, seconds: float) -> CallFailed | None:
     """Return what to tell a model of *error*, in a call that had so many *seconds*.
 
-    None for an error that only a programmer can mend, such as :class:`~poolkit.ConfigError`.
+    Of a group the worst is told. None for an error that is none of the pools', and for one that only a programmer can
+    mend, such as :class:`~poolkit.ConfigError`, in a group too.
     """
+    worst: CallFailed | None = None
+    for each in leaves(error):
+        told = _explained(each, seconds) if isinstance(each, PoolKitError) else None
+        if told is None:
+            return None
+        worst = told if worst is None else max(worst, told, key=_severity)
+    return worst
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors that *error* consists of: itself if it is no group."""
+    parts = getattr(error, "exceptions", None)  # Python 3.10 has no class for groups
+    if not isinstance(parts, tuple):
+        return [error]
+    return [leaf for part in parts for leaf in leaves(part)]
+
+
+def _severity(told: CallFailed) -> tuple[bool, bool, float]:
+    return told.reason == "outcome_unknown", not told.retryable, told.retry_after or 0.0
+
+
+def _explained(error: PoolKitError, seconds: float) -> CallFailed | None:
     who = WHO.get(_backend(error), ANYBODY)
     if isinstance(error, OutcomeUnknown):
         return CallFailed(
