@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import anyio
 import pytest
@@ -18,7 +19,7 @@ from poolkit import (
 from poolkit.core.deadline import ambient
 from poolkit.hosts.mcp import PooledServer, Pools
 
-from .mcp_support import failure, run, said
+from .mcp_support import failure, happens, run, said
 
 
 @pytest.fixture
@@ -155,5 +156,59 @@ def test_a_group_with_anothers_error_in_it_is_left_to_the_server(server, other):
         async with Client(server) as client:
             result = await client.call_tool("several")
             assert said(result) == "Error executing tool several"
+
+    run(main)
+
+
+# -- lifespans that are cancelled --------------------------------------------------------------------------
+
+
+def test_a_lifespan_that_is_cancelled_as_the_kit_opens_closes_it_again():
+    begun, go_on = threading.Event(), threading.Event()
+    made = []
+
+    def make():
+        begun.set()
+        assert go_on.wait(20)
+        made.append(PoolKit(http={}, watch=None))
+        return made[-1]
+
+    pools = Pools(make)
+
+    async def live():
+        async with pools.lifespan():
+            raise AssertionError("it was cancelled")
+
+    async def main():
+        living = asyncio.create_task(live())
+        await happens(begun.is_set)
+        living.cancel()
+        await anyio.lowlevel.checkpoint()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await living
+        assert [kit.state for kit in made] == ["closed"]
+
+        async with pools.lifespan():
+            assert pools.kit is made[1]
+        assert [kit.state for kit in made] == ["closed", "closed"]
+
+    run(main)
+
+
+def test_a_lifespan_that_is_cancelled_before_it_begins_opens_nothing(pools):
+    async def live():
+        async with pools.lifespan():
+            raise AssertionError("it was cancelled")
+
+    async def main():
+        for steps in range(4):
+            living = asyncio.create_task(live())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            living.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await living
+            assert pools.kit.state in ("new", "closed")
 
     run(main)
