@@ -15,6 +15,7 @@ from poolkit import (
     OutcomeUnknown,
     PoolKit,
     PoolTimeout,
+    deadline,
 )
 from poolkit.core.deadline import ambient
 from poolkit.hosts.mcp import PooledServer, Pools
@@ -156,6 +157,26 @@ def test_a_group_with_anothers_error_in_it_is_left_to_the_server(server, other):
         async with Client(server) as client:
             result = await client.call_tool("several")
             assert said(result) == "Error executing tool several"
+
+    run(main)
+
+
+@pytest.mark.parametrize("allowed", [20.0, float("inf")])
+def test_a_tools_own_deadline_is_not_told_as_that_of_the_call(server, pools, allowed):
+    @server.tool()
+    @pools.bounded(deadline=allowed)
+    def hurried() -> None:
+        with deadline(0) as mine:
+            raise mine.exceeded("hush", stage="running")
+
+    async def main():
+        async with Client(server) as client:
+            result = await client.call_tool("hurried")
+            assert failure(result)["reason"] == "too_slow"
+            assert said(result) == (
+                "A service behind this tool took too long: it was stopped while running. "
+                "It may be tried again; asking for less may help."
+            )
 
     run(main)
 

@@ -57,7 +57,7 @@ def bounded(
                     return await _in_thread(within, what, work, until, cancellation)
                 return await _awaited(work, cancellation)
             except Exception as error:
-                told = explained(error, until.budget)
+                told = explained(error, until.budget if until.expired else None)
                 if told is None:
                     raise
                 await checkpoint_if_cancelled()  # then nobody waits to be told

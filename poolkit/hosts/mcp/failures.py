@@ -62,8 +62,8 @@ class CallFailed(ToolError, ResourceError):
         }
 
 
-def explained(error: Exception, seconds: float) -> CallFailed | None:
-    """Return what to tell a model of *error*, in a call that had so many *seconds*.
+def explained(error: Exception, seconds: float | None) -> CallFailed | None:
+    """Return what to tell a model of *error*, in a call that had so many *seconds*; None if it has some left.
 
     Of a group the worst is told. None for an error that is none of the pools', and for one that only a programmer can
     mend, such as :class:`~poolkit.ConfigError`, in a group too.
@@ -89,7 +89,7 @@ def _severity(told: CallFailed) -> tuple[bool, bool, float]:
     return told.reason == "outcome_unknown", not told.retryable, told.retry_after or 0.0
 
 
-def _explained(error: PoolKitError, seconds: float) -> CallFailed | None:
+def _explained(error: PoolKitError, seconds: float | None) -> CallFailed | None:
     who = WHO.get(_backend(error), ANYBODY)
     if isinstance(error, OutcomeUnknown):
         return CallFailed(
@@ -99,9 +99,12 @@ def _explained(error: PoolKitError, seconds: float) -> CallFailed | None:
             retryable=False,
         )
     if isinstance(error, DeadlineExceeded):
+        if seconds is None:  # what passed was a deadline of the tool's own
+            stopped = "it was stopped"
+        else:
+            stopped = f"the call was stopped after the {seconds:g} s that it may take,"
         return CallFailed(
-            f"{who} took too long: the call was stopped after the {seconds:g} s that it may take, while "
-            f"{error.stage}. It may be tried again; asking for less may help.",
+            f"{who} took too long: {stopped} while {error.stage}. It may be tried again; asking for less may help.",
             reason="too_slow",
             retryable=True,
         )
