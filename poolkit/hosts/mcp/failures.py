@@ -22,6 +22,7 @@ from ...core.errors import (
     PoolOverloaded,
     PoolTimeout,
 )
+from .threads import NoThread
 
 RETRY_AFTER = 2.0
 """Seconds after which to try again where poolkit does not know better."""
@@ -90,13 +91,20 @@ def _severity(told: CallFailed) -> tuple[bool, bool, float]:
 
 
 def _explained(error: PoolKitError, seconds: float | None) -> CallFailed | None:
-    who = WHO.get(_backend(error), ANYBODY)
+    who = "The server" if isinstance(error, NoThread) else WHO.get(_backend(error), ANYBODY)
     if isinstance(error, OutcomeUnknown):
         return CallFailed(
             f"{who} did not confirm what it was asked to do: it may or may not have happened. "
             "Check before doing it again.",
             reason="outcome_unknown",
             retryable=False,
+        )
+    if isinstance(error, (PoolTimeout, PoolOverloaded, NoThread)):
+        return CallFailed(
+            f"{who} is busy. Try again in {RETRY_AFTER:g} s.",
+            reason="busy",
+            retryable=True,
+            retry_after=RETRY_AFTER,
         )
     if isinstance(error, DeadlineExceeded):
         if seconds is None:  # what passed was a deadline of the tool's own
@@ -107,13 +115,6 @@ def _explained(error: PoolKitError, seconds: float | None) -> CallFailed | None:
             f"{who} took too long: {stopped} while {error.stage}. It may be tried again; asking for less may help.",
             reason="too_slow",
             retryable=True,
-        )
-    if isinstance(error, (PoolTimeout, PoolOverloaded)):
-        return CallFailed(
-            f"{who} is busy. Try again in {RETRY_AFTER:g} s.",
-            reason="busy",
-            retryable=True,
-            retry_after=RETRY_AFTER,
         )
     if isinstance(error, PoolClosed):
         return CallFailed(

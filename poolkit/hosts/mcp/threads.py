@@ -18,6 +18,7 @@ import anyio
 from anyio import from_thread, to_thread
 
 from ...core.deadline import Cancellation, Deadline
+from ...core.errors import DeadlineExceeded
 
 logger = logging.getLogger("poolkit.hosts")
 
@@ -25,6 +26,10 @@ GRACE = 5.0
 """Seconds that a cancelled call may take to come back, before it is left to itself."""
 
 ResultT = TypeVar("ResultT")
+
+
+class NoThread(DeadlineExceeded):
+    """No worker thread became free before the deadline of a call: the server has too much to do, not a backend."""
 
 
 class Threads:
@@ -45,13 +50,17 @@ class Threads:
     ) -> ResultT:
         """Run *work* in a thread, once there is one. *name* is what it is called in errors and logs.
 
-        Raises :class:`~poolkit.DeadlineExceeded` if there is none *until* then.
+        Raises :class:`NoThread` if there is none *until* then.
         """
         call = object()
         with anyio.move_on_after(until.remaining()) as scope:
             await self.limiter.acquire_on_behalf_of(call)
         if scope.cancelled_caught:
-            raise until.exceeded(name, stage="waiting")
+            raise NoThread(
+                f"{name}: none of {self.limiter.total_tokens:g} worker threads became free within "
+                f"{until.budget:g} s",
+                stage="waiting",
+            )
         try:
             return await self._run(work, name, cancellation)
         finally:
