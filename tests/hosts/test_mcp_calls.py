@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 
 import anyio
@@ -179,6 +180,50 @@ def test_a_tools_own_deadline_is_not_told_as_that_of_the_call(server, pools, all
             )
 
     run(main)
+
+
+# -- what is bounded ---------------------------------------------------------------------------------------
+
+
+def test_what_wraps_a_bounded_function_is_bounded_itself(server, pools):
+    def checked(fn):
+        @functools.wraps(fn)
+        async def wrapper():
+            budgets.append(ambient().budget)
+            raise PoolTimeout("hush")
+
+        return wrapper
+
+    budgets = []
+
+    @server.tool()
+    @checked
+    @pools.bounded
+    def tool() -> None: ...
+
+    async def main():
+        async with Client(server) as client:
+            assert failure(await client.call_tool("tool"))["reason"] == "busy"
+
+    run(main)
+    assert budgets == [20.0]
+
+
+def test_a_bounded_method_is_bounded_once(server, pools):
+    class Shop:
+        @pools.bounded(deadline=100)
+        def tool(self) -> None:
+            budgets.append(ambient().budget)
+
+    budgets = []
+    server.add_tool(Shop().tool)
+
+    async def main():
+        async with Client(server) as client:
+            assert not (await client.call_tool("tool")).is_error
+
+    run(main)
+    assert budgets == [100.0]
 
 
 # -- lifespans that are cancelled --------------------------------------------------------------------------

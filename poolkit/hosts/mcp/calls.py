@@ -20,7 +20,7 @@ from .threads import Threads
 logger = logging.getLogger("poolkit.hosts")
 
 MARK = "__poolkit_bounded__"
-"""Set on functions that are bounded already."""
+"""Set on functions that are bounded, to themselves: what copies their attributes is another function."""
 
 AsyncFunction = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -64,13 +64,14 @@ def bounded(
                 _log(what, error, told)
                 raise told from error
 
-    setattr(bound, MARK, True)
+    setattr(bound, MARK, bound)
     return bound
 
 
 def is_bounded(fn: Callable[..., Any]) -> bool:
-    """Whether *fn* came from :func:`bounded`."""
-    return hasattr(fn, MARK)
+    """Whether *fn* came from :func:`bounded`, or is a method that did."""
+    fn = getattr(fn, "__func__", fn)
+    return getattr(fn, MARK, None) is fn
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
