@@ -226,6 +226,20 @@ def test_a_bounded_method_is_bounded_once(server, pools):
     assert budgets == [100.0]
 
 
+class Adds:
+    def __call__(self, one: int) -> int:
+        return one + 2
+
+
+@pytest.mark.parametrize("fn", [functools.partial(pow, exp=2), Adds()])
+def test_what_has_no_name_is_refused(server, pools, fn):
+    kind = type(fn).__name__
+    with pytest.raises(ConfigError, match=f"has a name, not a value of type {kind}"):
+        server.add_tool(fn, name="tool")
+    with pytest.raises(ConfigError, match="call it in a function made with def"):
+        pools.bounded(fn, name="tool")
+
+
 # -- lifespans that are cancelled --------------------------------------------------------------------------
 
 

@@ -179,8 +179,12 @@ class Pools:
     def _bound(self, fn: Callable[..., Any], *, seconds: float, name: str | None) -> Any:
         if not callable(fn):
             raise ConfigError(f"bounded() takes a function, not {checks.kind(fn)}")
-        called = name or getattr(fn, "__name__", "") or type(fn).__name__
-        return calls.bounded(fn, name=called, seconds=seconds, within=self)
+        if not hasattr(fn, "__name__"):  # MCPServer can't make a tool of it either
+            raise ConfigError(
+                f"bounded() takes a function that has a name, not {checks.kind(fn)}; "
+                "call it in a function made with def"
+            )
+        return calls.bounded(fn, name=name or fn.__name__, seconds=seconds, within=self)
 
     async def _enter(self) -> PoolKit:
         """Begin a lifespan. One that is cancelled meanwhile, which does not stop the thread, is ended again."""
