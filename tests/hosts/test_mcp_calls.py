@@ -9,6 +9,7 @@ import threading
 import anyio
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 
 from poolkit import (
     BackendUnavailable,
@@ -178,6 +179,28 @@ def test_a_tools_own_deadline_is_not_told_as_that_of_the_call(server, pools, all
                 "A service behind this tool took too long: it was stopped while running. "
                 "It may be tried again; asking for less may help."
             )
+
+    run(main)
+
+
+def test_a_bounded_prompt_says_what_failed_and_another_error_stays_the_servers(server, pools):
+    @server.prompt()
+    @pools.bounded
+    def busy() -> str:
+        raise PoolTimeout("hush")
+
+    @server.prompt()
+    @pools.bounded
+    def broken() -> str:
+        raise KeyError("hush")
+
+    async def main():
+        async with Client(server) as client:
+            with pytest.raises(MCPError, match=r"A service .* is busy\. Try again in 2 s\.") as told:
+                await client.get_prompt("busy")
+            assert told.value.data["poolkit/failure"]["reason"] == "busy"
+            with pytest.raises(MCPError, match="Internal server error"):
+                await client.get_prompt("broken")
 
     run(main)
 
