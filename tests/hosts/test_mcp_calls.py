@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from typing import Annotated
 
 import anyio
 import pytest
 from mcp import Client
+from mcp.server.mcpserver.resolve import Resolve
 from mcp.shared.exceptions import MCPError
 
 from poolkit import (
@@ -203,6 +205,28 @@ def test_a_bounded_prompt_says_what_failed_and_another_error_stays_the_servers(s
                 await client.get_prompt("broken")
 
     run(main)
+
+
+def test_a_bounded_resolver_has_a_deadline_and_says_what_failed(server, pools):
+    @pools.bounded(deadline=3)
+    def user() -> str:
+        budgets.append(ambient().budget)
+        raise PoolTimeout("hush")
+
+    budgets = []
+
+    def greet(name) -> str:
+        return name
+
+    greet.__annotations__["name"] = Annotated[str, Resolve(user)]  # it is local
+    server.tool()(greet)
+
+    async def main():
+        async with Client(server) as client:
+            assert failure(await client.call_tool("greet"))["reason"] == "busy"
+
+    run(main)
+    assert budgets == [3.0]
 
 
 # -- what is bounded ---------------------------------------------------------------------------------------

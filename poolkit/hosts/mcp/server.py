@@ -40,6 +40,9 @@ class PooledServer(MCPServer[StateT]):
 
     Takes what an ``MCPServer`` takes. Tools are registered as usual, and stay the plain functions that they are. A
     *lifespan* of one's own begins when the pools are open; without one, the lifespan context is the kit.
+
+    Resources, prompts, and the resolvers of a tool's ``Resolve`` parameters, which may ask the user, are not bounded
+    unless they come from :meth:`Pools.bounded`.
     """
 
     @overload
