@@ -287,6 +287,24 @@ def test_what_has_no_name_is_refused(server, pools, fn):
         pools.bounded(fn, name="tool")
 
 
+# -- threads -----------------------------------------------------------------------------------------------
+
+
+def test_where_no_event_loop_runs_it_is_said_how_to_ask_for_the_threads(pools):
+    @pools.bounded
+    def tool():
+        with pytest.raises(ConfigError, match="none runs here"):
+            _ = pools.threads
+        return anyio.from_thread.run_sync(lambda: pools.threads)
+
+    async def main():
+        assert await tool() is pools.threads
+
+    run(main)
+    with pytest.raises(ConfigError, match=r"ask in a coroutine, or with anyio\.from_thread"):
+        _ = pools.threads
+
+
 # -- lifespans that are cancelled --------------------------------------------------------------------------
 
 

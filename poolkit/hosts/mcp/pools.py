@@ -162,8 +162,17 @@ class Pools:
 
     @property
     def threads(self) -> Threads:
-        """The worker threads for calls, in the event loop that runs here."""
-        threads = self._threads.get(None)
+        """The worker threads for calls, in the event loop that runs here.
+
+        Raises :class:`~poolkit.ConfigError` where none does, as in a tool that is not a coroutine function.
+        """
+        try:
+            threads = self._threads.get(None)
+        except RuntimeError as error:
+            raise ConfigError(
+                "each event loop has its own threads, and none runs here; "
+                "ask in a coroutine, or with anyio.from_thread.run_sync"
+            ) from error
         if threads is None:
             threads = Threads(self._most or threads_for(self.in_use))
             self._threads.set(threads)
