@@ -22,7 +22,7 @@ from poolkit import (
     deadline,
 )
 from poolkit.core.deadline import ambient
-from poolkit.hosts.mcp import PooledServer, Pools
+from poolkit.hosts.mcp import CallFailed, PooledServer, Pools
 
 from .mcp_support import failure, happens, run, said
 
@@ -303,6 +303,42 @@ def test_where_no_event_loop_runs_it_is_said_how_to_ask_for_the_threads(pools):
     run(main)
     with pytest.raises(ConfigError, match=r"ask in a coroutine, or with anyio\.from_thread"):
         _ = pools.threads
+
+
+def test_a_call_that_is_left_to_itself_keeps_its_thread_until_it_ends(monkeypatch):
+    monkeypatch.setattr("poolkit.hosts.mcp.threads.GRACE", 0.05)
+    pools = Pools(PoolKit(http={}, watch=None), threads=2, deadline=20)
+    begun = threading.Semaphore(0)
+    running = []
+    go_on = threading.Event()
+
+    @pools.bounded
+    def deaf() -> None:
+        running.append(None)
+        begun.release()
+        assert go_on.wait(20)
+
+    @pools.bounded(deadline=0.05)
+    def hurried() -> None:
+        running.append(None)
+
+    async def main():
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                group.start_soon(deaf)
+                assert await anyio.to_thread.run_sync(begun.acquire, True, 20)
+                group.cancel_scope.cancel()
+        assert pools.threads.limiter.borrowed_tokens == 2
+        with pytest.raises(CallFailed, match="The server is busy"):
+            await hurried()
+        assert len(running) == 2
+
+        go_on.set()
+        limiter = pools.threads.limiter
+        await happens(lambda: limiter.borrowed_tokens == 0)
+        assert await pools.bounded(lambda: "served")() == "served"
+
+    run(main)
 
 
 # -- lifespans that are cancelled --------------------------------------------------------------------------

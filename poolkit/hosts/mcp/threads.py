@@ -61,17 +61,16 @@ class Threads:
                 f"{until.budget:g} s",
                 stage="waiting",
             )
-        try:
-            return await self._run(work, name, cancellation)
-        finally:
-            self.limiter.release_on_behalf_of(call)
+        return await self._run(call, work, name, cancellation)
 
     async def _run(
-        self, work: Callable[[], ResultT], name: str, cancellation: Cancellation
+        self, call: object, work: Callable[[], ResultT], name: str, cancellation: Cancellation
     ) -> ResultT:
+        """Run *work* for *call*, which is in the limiter until its thread is free again."""
         claim = deque([None])  # taken by the thread as it begins, or by a cancellation before that
         ended = anyio.Event()
         over = False
+        left = False  # to itself
 
         def begin() -> ResultT | None:
             nonlocal over
@@ -86,7 +85,12 @@ class Threads:
                 over = True
                 if cancellation.cancelled:
                     with suppress(RuntimeError):  # the loop may be gone
-                        from_thread.run_sync(ended.set)
+                        from_thread.run_sync(end)
+
+        def end() -> None:
+            ended.set()
+            if left:
+                self.limiter.release_on_behalf_of(call)
 
         try:
             result = await to_thread.run_sync(
@@ -97,10 +101,16 @@ class Threads:
             try:
                 claim.pop()
             except IndexError:
-                with anyio.move_on_after(GRACE, shield=True):
-                    if not over:
-                        await ended.wait()
-                if not over:
+                try:
+                    with anyio.move_on_after(GRACE, shield=True):
+                        if not over:
+                            await ended.wait()
+                finally:
+                    left = not over
+                if left:
                     logger.warning("%s was cancelled %g s ago, but runs on", name, GRACE)
             raise
+        finally:
+            if not left:
+                self.limiter.release_on_behalf_of(call)
         return result  # type: ignore[return-value]
