@@ -198,7 +198,9 @@ def test_a_bounded_prompt_says_what_failed_and_another_error_stays_the_servers(s
 
     async def main():
         async with Client(server) as client:
-            with pytest.raises(MCPError, match=r"A service .* is busy\. Try again in 2 s\.") as told:
+            with pytest.raises(
+                MCPError, match=r"A service .* is busy\. Try again in 2 s\."
+            ) as told:
                 await client.get_prompt("busy")
             assert told.value.data["poolkit/failure"]["reason"] == "busy"
             with pytest.raises(MCPError, match="Internal server error"):
