@@ -606,8 +606,8 @@ def test_only_so_many_calls_have_a_thread_and_others_wait_for_one_until_their_de
             assert pools.threads.limiter.borrowed_tokens == 2
 
             result = await client.call_tool("hurried")
-            assert failure(result)["reason"] == "too_slow"
-            assert "while waiting" in said(result)
+            assert failure(result) == {"reason": "busy", "retryable": True, "retryAfter": 2.0}
+            assert said(result) == "The server is busy. Try again in 2 s."
 
             assert len(begun) == 2
             go_on.set()

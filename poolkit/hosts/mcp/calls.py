@@ -13,15 +13,14 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ...core.deadline import Cancellation, Deadline, deadline
-from ...core.errors import PoolKitError
 from ...kit.backends import AnyPool
-from .failures import CallFailed, explained
+from .failures import CallFailed, explained, leaves
 from .threads import Threads
 
 logger = logging.getLogger("poolkit.hosts")
 
 MARK = "__poolkit_bounded__"
-"""Set on functions that are bounded already."""
+"""Set on functions that are bounded, to themselves: what copies their attributes is another function."""
 
 AsyncFunction = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -57,21 +56,22 @@ def bounded(
                 if blocks:
                     return await _in_thread(within, what, work, until, cancellation)
                 return await _awaited(work, cancellation)
-            except PoolKitError as error:
-                await checkpoint_if_cancelled()  # then nobody waits to be told
-                told = explained(error, until.budget)
+            except Exception as error:
+                told = explained(error, until.budget if until.expired else None)
                 if told is None:
                     raise
+                await checkpoint_if_cancelled()  # then nobody waits to be told
                 _log(what, error, told)
                 raise told from error
 
-    setattr(bound, MARK, True)
+    setattr(bound, MARK, bound)
     return bound
 
 
 def is_bounded(fn: Callable[..., Any]) -> bool:
-    """Whether *fn* came from :func:`bounded`."""
-    return hasattr(fn, MARK)
+    """Whether *fn* came from :func:`bounded`, or is a method that did."""
+    fn = getattr(fn, "__func__", fn)
+    return getattr(fn, MARK, None) is fn
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
@@ -81,15 +81,14 @@ def is_async(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
-def _log(what: str, error: PoolKitError, told: CallFailed) -> None:
+def _log(what: str, error: Exception, told: CallFailed) -> None:
     """Log all of *error*. Its traceback only for who debugs: in an outage, many of them would be the next one."""
     logger.warning(
-        "%s failed, %s (reference %s): %s: %s",
+        "%s failed, %s (reference %s): %s",
         what,
         told.reason,
         told.reference,
-        type(error).__name__,
-        error,
+        "; ".join(f"{type(each).__name__}: {each}" for each in leaves(error)),
         exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
         extra={"reference": told.reference},
     )
@@ -126,22 +125,27 @@ def _recall(pools: Iterable[AnyPool], *, since: float, reason: str) -> None:
 async def _awaited(work: AsyncFunction, cancellation: Cancellation) -> Any:
     """Await *work*. What it waits for may be shielded, in a thread; so another task looks out for a cancellation."""
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
+    ended = anyio.Event()
     async with anyio.create_task_group() as group:
-        group.start_soon(_look_out, cancellation)
+        group.start_soon(_look_out, ended, cancellation)
         try:
             result = await work()
-        except Exception as raised:  # noqa: BLE001 - raised below, for the group would wrap it
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as raised:  # noqa: BLE001 - raised below, for the group would wrap it
             error = raised
         await checkpoint_if_cancelled()
-        group.cancel_scope.cancel()
+        ended.set()
     if error is not None:
         raise error
     return result
 
 
-async def _look_out(cancellation: Cancellation) -> None:
+async def _look_out(ended: anyio.Event, cancellation: Cancellation) -> None:
+    """Pass a cancellation on. Not the call's end: tasks that it has started may go on after it."""
     try:
-        await anyio.sleep_forever()
-    finally:
+        await ended.wait()
+    except anyio.get_cancelled_exc_class():
         cancellation.cancel()
+        raise

@@ -22,6 +22,7 @@ from ...core.errors import (
     PoolOverloaded,
     PoolTimeout,
 )
+from .threads import NoThread
 
 RETRY_AFTER = 2.0
 """Seconds after which to try again where poolkit does not know better."""
@@ -62,12 +63,35 @@ class CallFailed(ToolError, ResourceError):
         }
 
 
-def explained(error: PoolKitError, seconds: float) -> CallFailed | None:
-    """Return what to tell a model of *error*, in a call that had so many *seconds*.
+def explained(error: Exception, seconds: float | None) -> CallFailed | None:
+    """Return what to tell a model of *error*, in a call that had so many *seconds*; None if it has some left.
 
-    None for an error that only a programmer can mend, such as :class:`~poolkit.ConfigError`.
+    Of a group the worst is told. None for an error that is none of the pools', and for one that only a programmer can
+    mend, such as :class:`~poolkit.ConfigError`, in a group too.
     """
-    who = WHO.get(_backend(error), ANYBODY)
+    worst: CallFailed | None = None
+    for each in leaves(error):
+        told = _explained(each, seconds) if isinstance(each, PoolKitError) else None
+        if told is None:
+            return None
+        worst = told if worst is None else max(worst, told, key=_severity)
+    return worst
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors that *error* consists of: itself if it is no group."""
+    parts = getattr(error, "exceptions", None)  # Python 3.10 has no class for groups
+    if not isinstance(parts, tuple):
+        return [error]
+    return [leaf for part in parts for leaf in leaves(part)]
+
+
+def _severity(told: CallFailed) -> tuple[bool, bool, float]:
+    return told.reason == "outcome_unknown", not told.retryable, told.retry_after or 0.0
+
+
+def _explained(error: PoolKitError, seconds: float | None) -> CallFailed | None:
+    who = "The server" if isinstance(error, NoThread) else WHO.get(_backend(error), ANYBODY)
     if isinstance(error, OutcomeUnknown):
         return CallFailed(
             f"{who} did not confirm what it was asked to do: it may or may not have happened. "
@@ -75,19 +99,22 @@ def explained(error: PoolKitError, seconds: float) -> CallFailed | None:
             reason="outcome_unknown",
             retryable=False,
         )
-    if isinstance(error, DeadlineExceeded):
-        return CallFailed(
-            f"{who} took too long: the call was stopped after the {seconds:g} s that it may take, while "
-            f"{error.stage}. It may be tried again; asking for less may help.",
-            reason="too_slow",
-            retryable=True,
-        )
-    if isinstance(error, (PoolTimeout, PoolOverloaded)):
+    if isinstance(error, (PoolTimeout, PoolOverloaded, NoThread)):
         return CallFailed(
             f"{who} is busy. Try again in {RETRY_AFTER:g} s.",
             reason="busy",
             retryable=True,
             retry_after=RETRY_AFTER,
+        )
+    if isinstance(error, DeadlineExceeded):
+        if seconds is None:  # what passed was a deadline of the tool's own
+            stopped = "it was stopped"
+        else:
+            stopped = f"the call was stopped after the {seconds:g} s that it may take,"
+        return CallFailed(
+            f"{who} took too long: {stopped} while {error.stage}. It may be tried again; asking for less may help.",
+            reason="too_slow",
+            retryable=True,
         )
     if isinstance(error, PoolClosed):
         return CallFailed(

@@ -84,7 +84,7 @@ class Pools:
 
         Opening and closing block, so both are done in a thread. Raises what opening raises.
         """
-        kit = await _aside(self._enter)
+        kit = await self._enter()
         try:
             yield kit
         finally:
@@ -162,8 +162,17 @@ class Pools:
 
     @property
     def threads(self) -> Threads:
-        """The worker threads for calls, in the event loop that runs here."""
-        threads = self._threads.get(None)
+        """The worker threads for calls, in the event loop that runs here.
+
+        Raises :class:`~poolkit.ConfigError` where none does, as in a tool that is not a coroutine function.
+        """
+        try:
+            threads = self._threads.get(None)
+        except RuntimeError as error:
+            raise ConfigError(
+                "each event loop has its own threads, and none runs here; "
+                "ask in a coroutine, or with anyio.from_thread.run_sync"
+            ) from error
         if threads is None:
             threads = Threads(self._most or threads_for(self.in_use))
             self._threads.set(threads)
@@ -179,25 +188,59 @@ class Pools:
     def _bound(self, fn: Callable[..., Any], *, seconds: float, name: str | None) -> Any:
         if not callable(fn):
             raise ConfigError(f"bounded() takes a function, not {checks.kind(fn)}")
-        called = name or getattr(fn, "__name__", "") or type(fn).__name__
-        return calls.bounded(fn, name=called, seconds=seconds, within=self)
+        if not hasattr(fn, "__name__"):  # MCPServer can't make a tool of it either
+            raise ConfigError(
+                f"bounded() takes a function that has a name, not {checks.kind(fn)}; "
+                "call it in a function made with def"
+            )
+        return calls.bounded(fn, name=name or fn.__name__, seconds=seconds, within=self)
 
-    def _enter(self) -> PoolKit:
-        with self._lock:  # who comes second waits until it is open
-            if self._make is not None and not self._lifespans:
-                self._kit = self._make()
-            assert self._kit is not None
-            if self._kit.state == "closed":
-                self._kit = self._kit.again()
-            self._kit.open()
-            self._lifespans += 1
-            return self._kit
+    async def _enter(self) -> PoolKit:
+        """Begin a lifespan. One that is cancelled meanwhile, which does not stop the thread, is ended again."""
+        wanted, entered = True, False
+
+        def enter() -> PoolKit | None:
+            nonlocal entered
+            with self._lock:  # who comes second waits until it is open
+                if not wanted:
+                    return None
+                kit = self._enter_locked()
+                entered = True
+                return kit
+
+        def give_up() -> None:
+            nonlocal wanted
+            with self._lock:  # waits until it is open
+                wanted = False
+                if entered:
+                    self._leave_locked()
+
+        try:
+            kit: PoolKit = await _aside(enter)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await _aside(give_up)
+            raise
+        return kit
+
+    def _enter_locked(self) -> PoolKit:
+        if self._make is not None and not self._lifespans:
+            self._kit = self._make()
+        assert self._kit is not None
+        if self._kit.state == "closed":
+            self._kit = self._kit.again()
+        self._kit.open()
+        self._lifespans += 1
+        return self._kit
 
     def _leave(self) -> None:
         with self._lock:
-            self._lifespans -= 1
-            if not self._lifespans and self._kit is not None:
-                self._kit.close()
+            self._leave_locked()
+
+    def _leave_locked(self) -> None:
+        self._lifespans -= 1
+        if not self._lifespans and self._kit is not None:
+            self._kit.close()
 
 
 def threads_for(pools: Iterable[AnyPool]) -> int:

@@ -9,7 +9,16 @@ from typing import Any, overload
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp_types import CallToolResult, Icon, InputRequiredResult, TextContent, ToolAnnotations
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    CallToolResult,
+    GetPromptResult,
+    Icon,
+    InputRequiredResult,
+    TextContent,
+    ToolAnnotations,
+)
 from typing_extensions import TypeVar
 
 from ...core import checks
@@ -20,7 +29,8 @@ from .failures import CallFailed
 from .pools import Pools
 
 META = "poolkit/failure"
-"""Where a program finds what failed, in the ``_meta`` of a result. Not its structured content: that has a schema."""
+"""Where a program finds what failed: in the ``_meta`` of a tool's result, whose structured content has a schema; in the
+data of a prompt's error."""
 
 StateT = TypeVar("StateT", default=PoolKit)
 
@@ -30,6 +40,9 @@ class PooledServer(MCPServer[StateT]):
 
     Takes what an ``MCPServer`` takes. Tools are registered as usual, and stay the plain functions that they are. A
     *lifespan* of one's own begins when the pools are open; without one, the lifespan context is the kit.
+
+    Resources, prompts, and the resolvers of a tool's ``Resolve`` parameters, which may ask the user, are not bounded
+    unless they come from :meth:`Pools.bounded`.
     """
 
     @overload
@@ -108,6 +121,23 @@ class PooledServer(MCPServer[StateT]):
                 is_error=True,
                 _meta={META: failed.as_dict()},
             )
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[StateT, Any] | None = None,
+    ) -> GetPromptResult | InputRequiredResult:
+        """Get a prompt. What the pools could not do is an error that says so, instead of that of any crash."""
+        try:
+            return await super().get_prompt(name, arguments, context)
+        except ValueError as error:
+            failed: BaseException | None = error
+            while failed is not None and not isinstance(failed, CallFailed):
+                failed = failed.__cause__
+            if failed is None:
+                raise
+            raise MCPError(INTERNAL_ERROR, str(failed), {META: failed.as_dict()}) from failed
 
     def _covered(self, tool: Tool) -> Tool:
         if is_bounded(tool.fn):

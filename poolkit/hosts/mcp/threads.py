@@ -18,6 +18,7 @@ import anyio
 from anyio import from_thread, to_thread
 
 from ...core.deadline import Cancellation, Deadline
+from ...core.errors import DeadlineExceeded
 
 logger = logging.getLogger("poolkit.hosts")
 
@@ -25,6 +26,10 @@ GRACE = 5.0
 """Seconds that a cancelled call may take to come back, before it is left to itself."""
 
 ResultT = TypeVar("ResultT")
+
+
+class NoThread(DeadlineExceeded):
+    """No worker thread became free before the deadline of a call: the server has too much to do, not a backend."""
 
 
 class Threads:
@@ -45,24 +50,27 @@ class Threads:
     ) -> ResultT:
         """Run *work* in a thread, once there is one. *name* is what it is called in errors and logs.
 
-        Raises :class:`~poolkit.DeadlineExceeded` if there is none *until* then.
+        Raises :class:`NoThread` if there is none *until* then.
         """
         call = object()
         with anyio.move_on_after(until.remaining()) as scope:
             await self.limiter.acquire_on_behalf_of(call)
         if scope.cancelled_caught:
-            raise until.exceeded(name, stage="waiting")
-        try:
-            return await self._run(work, name, cancellation)
-        finally:
-            self.limiter.release_on_behalf_of(call)
+            raise NoThread(
+                f"{name}: none of {self.limiter.total_tokens:g} worker threads became free within "
+                f"{until.budget:g} s",
+                stage="waiting",
+            )
+        return await self._run(call, work, name, cancellation)
 
     async def _run(
-        self, work: Callable[[], ResultT], name: str, cancellation: Cancellation
+        self, call: object, work: Callable[[], ResultT], name: str, cancellation: Cancellation
     ) -> ResultT:
+        """Run *work* for *call*, which is in the limiter until its thread is free again."""
         claim = deque([None])  # taken by the thread as it begins, or by a cancellation before that
         ended = anyio.Event()
         over = False
+        left = False  # to itself
 
         def begin() -> ResultT | None:
             nonlocal over
@@ -77,7 +85,12 @@ class Threads:
                 over = True
                 if cancellation.cancelled:
                     with suppress(RuntimeError):  # the loop may be gone
-                        from_thread.run_sync(ended.set)
+                        from_thread.run_sync(end)
+
+        def end() -> None:
+            ended.set()
+            if left:
+                self.limiter.release_on_behalf_of(call)
 
         try:
             result = await to_thread.run_sync(
@@ -88,10 +101,16 @@ class Threads:
             try:
                 claim.pop()
             except IndexError:
-                with anyio.move_on_after(GRACE, shield=True):
-                    if not over:
-                        await ended.wait()
-                if not over:
+                try:
+                    with anyio.move_on_after(GRACE, shield=True):
+                        if not over:
+                            await ended.wait()
+                finally:
+                    left = not over
+                if left:
                     logger.warning("%s was cancelled %g s ago, but runs on", name, GRACE)
             raise
+        finally:
+            if not left:
+                self.limiter.release_on_behalf_of(call)
         return result  # type: ignore[return-value]
