@@ -273,8 +273,9 @@ class PoolKit:
     def accompany(self, companion: Companion) -> None:
         """Have *companion* started as the kit opens, now if it is open, in each process, and stopped as it closes."""
         self._companions.append(companion)
-        if self._lifecycle.state == "open":
-            companion.start()
+        watching = self._lifecycle.running
+        if watching is not None:
+            watching.accompany(companion)
 
     # -- close ---------------------------------------------------------------------------------------
 

@@ -83,24 +83,39 @@ class Watching:
             overdue=recent.overdue,
             given_back=recent.given_back,
         )
+        # Held while anything starts: another thread may close the kit that this one has just opened.
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._stopped = False
         self._adviser: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
-        for companion in self._companions:
-            companion.start()
-        if not self._active:
-            return
-        self.health.start()
-        self.leaks.start()
-        if "postgres" in self._pools:
-            self._adviser = threading.Thread(
-                target=self._advise, name="poolkit-advice", daemon=True
-            )
-            self._adviser.start()
+        """Begin to watch, unless it was stopped before."""
+        with self._lock:
+            if self._stopped:
+                return
+            for companion in self._companions:
+                companion.start()
+            if not self._active:
+                return
+            self.health.start()
+            self.leaks.start()
+            if "postgres" in self._pools:
+                self._adviser = threading.Thread(
+                    target=self._advise, name="poolkit-advice", daemon=True
+                )
+                self._adviser.start()
+
+    def accompany(self, companion: Companion) -> None:
+        """Start *companion*, which is among the companions by now, unless it was stopped before."""
+        with self._lock:
+            if not self._stopped:
+                companion.start()
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
-        """Watch no more. Nobody holds it."""
+        """Watch no more, for good. Nobody holds it."""
+        with self._lock:
+            self._stopped = True
         for companion in self._companions:
             companion.stop()
         self.leaks.stop()

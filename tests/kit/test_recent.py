@@ -14,6 +14,7 @@ from poolkit.core import events as told
 from poolkit.core.events import Events
 from poolkit.kit import recent
 from poolkit.kit.recent import FLOOD, KEPT, RecentEvents
+from poolkit.kit.watching import Watching
 
 from ..core.support import Task, eventually, together
 
@@ -208,17 +209,20 @@ def test_a_forked_child_begins_with_none(redis_url):
         assert kit.events()
 
 
+class Companion:
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.log = []
+
+    def start(self):
+        self.log.append("start")
+
+    def stop(self):
+        self.log.append("stop")
+
+
 def test_a_companion_is_there_as_long_as_the_kit_is_open(redis_url):
-    class Companion:
-        def __init__(self):
-            self.log = []
-
-        def start(self):
-            self.log.append("start")
-
-        def stop(self):
-            self.log.append("stop")
-
     early, late = Companion(), Companion()
     kit = PoolKit(redis=redis_url, http=False, watch=None)
     kit.accompany(early)
@@ -228,6 +232,28 @@ def test_a_companion_is_there_as_long_as_the_kit_is_open(redis_url):
     assert (early.log, late.log) == (["start"], ["start"])
     kit.close()
     assert (early.log, late.log) == (["start", "stop"], ["start", "stop"])
+
+
+@pytest.mark.parametrize("step", ["start", "accompany"])
+def test_nothing_begins_in_a_kit_that_is_closed_meanwhile(step, monkeypatch):
+    begin = getattr(Watching, step)
+
+    def close_before(watching, *given):
+        kit.close()
+        begin(watching, *given)
+
+    monkeypatch.setattr(Watching, step, close_before)
+    companion = Companion()
+    kit = PoolKit(http=False)
+    if step == "start":
+        kit.accompany(companion)
+        kit.open()
+    else:
+        kit.open()
+        kit.accompany(companion)
+    assert kit.state == "closed"
+    assert "start" not in companion.log
+    assert not any(thread.name == "poolkit-housekeeper" for thread in threading.enumerate())
 
 
 def test_what_the_last_checks_found_is_said_without_opening_anything(redis_url):
