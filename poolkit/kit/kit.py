@@ -261,8 +261,9 @@ class PoolKit:
     def events(self) -> list[RecentEvent]:
         """Return the last rare events of its pools in this process, the newest first: two hundred at most.
 
-        Opened, closed, lost, back, timed out, failed, leaked, another health: not what happens at each request. Of a
-        pool that was made before the kit only what the kit finds: its health, and what is held for too long.
+        Opened, closed, lost, back, timed out, failed, leaked, another health: not what happens at each request, nor
+        errors of drivers that are the caller's own. Of a pool that was made before the kit only what the kit finds: its
+        health, and what is held for too long.
         """
         return self._recent.all()
 

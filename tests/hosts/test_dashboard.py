@@ -13,7 +13,15 @@ import flask
 import pytest
 import redis
 
-from poolkit import ConfigError, HttpPool, PoolKit, RedisPool, WatchSettings
+from poolkit import (
+    ConfigError,
+    DeadlineExceeded,
+    HttpPool,
+    PoolKit,
+    RedisPool,
+    WatchSettings,
+    deadline,
+)
 from poolkit.embedded import HttpServer
 from poolkit.hosts.dashboard import LOCAL, Dashboard
 from poolkit.hosts.dashboard.access import COOKIE_AGE
@@ -544,6 +552,8 @@ def test_nothing_secret_is_told(own_redis, conninfo):
         eventually(lambda: pool(app)["condition"] == "unavailable")
         with suppress(Exception):
             kit.postgres.query("select %s::int", [password])
+        with suppress(DeadlineExceeded), deadline(0.05):
+            kit.postgres.query("select pg_sleep(10), %s::text", [password])
         eventually(lambda: any(event["kind"] == "failed" for event in shown(app)["events"]))
         text = json.dumps(shown(app))
     assert password not in text

@@ -9,7 +9,14 @@ from contextlib import suppress
 import psycopg
 import pytest
 
-from poolkit import BackendUnavailable, PoolKit, PoolTimeout, WatchSettings
+from poolkit import (
+    BackendUnavailable,
+    OutcomeUnknown,
+    PoolKit,
+    PoolTimeout,
+    ResponseTooLarge,
+    WatchSettings,
+)
 from poolkit.core import events as told
 from poolkit.core.events import Events
 from poolkit.kit import recent
@@ -82,7 +89,7 @@ def test_a_backend_that_goes_and_comes_back_is_told_in_order(own_redis):
 
 def test_a_flood_is_one_event_with_a_count(clock):
     events = RecentEvents()
-    failed(events, ValueError())
+    failed(events, OutcomeUnknown("lost"))
     for number in range(1000):
         clock.now += 0.001
         failed(events, BackendUnavailable(f"pool 'db': away, {number} wait"))
@@ -96,17 +103,17 @@ def test_a_flood_is_one_event_with_a_count(clock):
 
 def test_what_happens_again_later_is_another_event(clock):
     events = RecentEvents()
-    failed(events, ValueError())
+    failed(events, OutcomeUnknown("lost"))
     clock.now += FLOOD + 1
-    failed(events, ValueError())
+    failed(events, OutcomeUnknown("lost"))
     assert [event.count for event in events.all()] == [1, 1]
 
 
 def test_pools_and_kinds_are_not_mixed(clock):
     events = RecentEvents()
-    failed(events, ValueError())
-    failed(events, KeyError())
-    failed(events, ValueError(), pool="other")
+    failed(events, OutcomeUnknown("lost"))
+    failed(events, ResponseTooLarge("more"))
+    failed(events, OutcomeUnknown("lost"), pool="other")
     events.retried(told.Retried(pool="db", attempt=1, delay=0.1, error=ValueError()))
     assert [event.count for event in events.all()] == [1, 1, 1, 1]
 
@@ -136,17 +143,41 @@ def test_no_more_than_two_hundred_are_kept_and_no_long_text(clock):
 
 def test_counts_are_exact_after_many_threads():
     events = RecentEvents()
-    together(8, lambda _: [failed(events, ValueError()) for _ in range(500)])
+    together(8, lambda _: [failed(events, OutcomeUnknown("lost")) for _ in range(500)])
     assert sum(event.count for event in events.all()) == 4000
 
 
-def test_the_values_of_a_statement_are_not_told(conninfo):
+def test_what_the_caller_did_wrong_is_no_event(conninfo):
     with PoolKit(postgres=conninfo, http=False, watch=None) as kit:
-        with pytest.raises(psycopg.Error):
-            kit.postgres.query("select %s::int", ["hunter2"])
-        (event,) = (event for event in kit.events() if event.kind == "failed")
-    assert event.text == "InvalidTextRepresentation"
-    assert "hunter2" not in repr(kit.events())
+        for _ in range(3):
+            with pytest.raises(psycopg.Error):
+                kit.postgres.query("select %s::int", ["hunter2"])
+        assert set(kinds(kit)) == {"opened", "ready"}
+
+
+def test_of_errors_of_drivers_only_the_kind_is_told():
+    events = RecentEvents()
+    events.retried(told.Retried(pool="db", attempt=1, delay=0.1, error=ValueError("hunter2")))
+    assert events.all()[0].text == "an attempt failed and is repeated: ValueError"
+
+
+def test_many_kinds_of_errors_at_once_cost_no_search(clock):
+    class Compared(str):
+        """A name of a pool that counts how often it is compared."""
+
+        times = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Compared.times += 1
+            return str(self) == other
+
+    events = RecentEvents()
+    names = [Compared(f"pool {number}") for number in range(KEPT - 1)]
+    for name in 2 * names:
+        failed(events, OutcomeUnknown("lost"), pool=name)
+    assert [event.count for event in events.all()] == [2] * len(names)
+    assert Compared.times < 20 * len(names)  # a search compares half of them each time
 
 
 def test_a_leak_and_its_end_are_told(redis_url):
