@@ -23,7 +23,7 @@ from poolkit import (
     deadline,
 )
 from poolkit.embedded import HttpServer
-from poolkit.hosts.dashboard import LOCAL, Dashboard
+from poolkit.hosts.dashboard import LOCAL, Dashboard, condition
 from poolkit.hosts.dashboard.access import COOKIE_AGE
 from poolkit.hosts.dashboard.app import FILES
 from poolkit.hosts.dashboard.sampling import SERIES, Recording
@@ -440,6 +440,18 @@ def test_an_exhausted_pool_explains_itself(kit):
     assert pool(app)["condition"] == "healthy"
 
 
+def test_a_shortage_is_explained_in_a_folder_that_is_gone(kit, tmp_path, monkeypatch):
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    end = exhaust(kit, app, 1)
+    try:
+        assert pool(app)["shortage"]
+        assert condition._folder() == ""
+    finally:
+        end()
+
+
 def test_a_leak_that_exhausts_is_said_to_be_one(redis_url):
     settings = {"url": redis_url, "max_size": 1, "leak_threshold": 0.05, "acquire_timeout": 30}
     with PoolKit(redis=settings, http=False, watch=None) as kit:
@@ -642,7 +654,7 @@ def test_a_forked_child_tells_of_itself(redis_url):
     script = f"""
 import json, os, sys, time
 from poolkit import PoolKit
-from poolkit.hosts.dashboard import LOCAL, Dashboard
+from poolkit.hosts.dashboard import LOCAL, Dashboard, condition
 from tests.hosts.wsgi_calls import call
 
 kit = PoolKit(redis={redis_url!r}, http=False, watch=None)
@@ -723,7 +735,7 @@ def test_without_flask_all_but_the_blueprint_works():
 import sys
 sys.modules["flask"] = None
 from poolkit import PoolKit
-from poolkit.hosts.dashboard import LOCAL, Dashboard
+from poolkit.hosts.dashboard import LOCAL, Dashboard, condition
 dashboard = Dashboard(PoolKit(http=False), access=LOCAL)
 try:
     dashboard.blueprint()

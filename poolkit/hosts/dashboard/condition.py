@@ -133,8 +133,19 @@ def _remedies(
 
 
 def _short(site: str) -> str:
-    """Return a place in the code as seen from the folder that the program runs in."""
-    return site.removeprefix(os.getcwd() + os.sep)
+    """Return a place in the code as seen from the folder that the program began in."""
+    return site.removeprefix(_BEGAN_IN)
+
+
+def _folder() -> str:
+    """Return the folder that the program is in, with a separator at its end; nothing if it is gone."""
+    try:
+        return os.path.join(os.getcwd(), "")
+    except OSError:  # an old release's, say, that was removed while it ran
+        return ""
+
+
+_BEGAN_IN = _folder()
 
 
 def _all(count: int) -> str:
