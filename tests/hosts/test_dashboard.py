@@ -720,6 +720,18 @@ def test_it_is_a_flask_blueprint(kit):
     assert "Path=/shop/admin/pools/;" in entered.headers["Set-Cookie"]
 
 
+def test_the_prefix_of_a_blueprint_may_have_variables(kit):
+    app = flask.Flask("shop")
+    made = Dashboard(kit, token=TOKEN).blueprint()
+    app.register_blueprint(made, url_prefix="/<tenant>/pools")
+    client = app.test_client()
+    auth = {"Authorization": f"Bearer {TOKEN}"}
+    assert client.get("/one/pools/", headers=auth).status_code == 200
+    assert client.get("/one/pools/data.json", headers=auth).status_code == 200
+    entered = client.get(f"/one/pools/?token={TOKEN}")
+    assert "Path=/one/pools/;" in entered.headers["Set-Cookie"]
+
+
 def test_two_blueprints_in_one_app_have_names_of_their_own(kit):
     app = flask.Flask("shop")
     app.register_blueprint(Dashboard(kit, access=allow).blueprint("one"), url_prefix="/one")
