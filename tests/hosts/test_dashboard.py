@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from poolkit import (
+    BackendUnavailable,
     ConfigError,
     DeadlineExceeded,
     HttpPool,
@@ -521,6 +522,19 @@ def test_each_host_of_an_http_pool_is_told(redis_url):
             servers = pool(app, "http")["servers"]
     assert {server["name"] for server in servers} == {f"apis ({one})", f"apis ({other})"}
     assert all(server["reachable"] and server["budget"] == 1.0 for server in servers)
+
+
+def test_of_many_hosts_that_are_away_a_few_are_named_and_the_others_counted():
+    with PoolKit(http={"name": "apis"}, watch=None) as kit:
+        app = Dashboard(kit, access=LOCAL)
+        for number in range(12):
+            with suppress(BackendUnavailable, DeadlineExceeded), deadline(0.5):
+                kit.http.get(f"http://127.0.0.{1 + number}:1/")
+        told = pool(app, "http")
+    assert told["condition"] == "unavailable"
+    assert len(told["servers"]) == 12
+    assert [("refused" in reason) for reason in told["reasons"]] == [*[True] * 5, False]
+    assert told["reasons"][-1] == "… and 7 more can't be reached"
 
 
 def test_batches_are_told(conninfo):

@@ -18,6 +18,9 @@ from ...kit.recent import RecentEvent
 WITHOUT_CONNECTION = (PoolTimeout.__name__, PoolOverloaded.__name__)
 """Reasons why a check failed that say nothing of the backend: it got no connection, as others."""
 
+NAMED = 5
+"""Servers that can't be reached and are named as reasons; the others are counted."""
+
 LONG_USE = 1.0
 """Seconds of use from which on to hold a connection for less is a better remedy than to have more of them."""
 
@@ -40,7 +43,9 @@ def condition_of(
     if pool.state != "open":
         return Condition("not opened" if pool.state == "new" else "closed")
     away = [server for server in servers if server.cause is not None]
-    reasons = [f"{server.name} can't be reached: {_line(server.cause)}" for server in away]
+    reasons = [f"{server.name} can't be reached: {_line(server.cause)}" for server in away[:NAMED]]
+    if len(away) > NAMED:
+        reasons.append(f"… and {len(away) - NAMED} more can't be reached")
     found = dict(health.reasons) if health is not None else {}
     if "backend" in found and not away and health is not None:
         back = any(
