@@ -24,7 +24,7 @@ from .health import KitHealth, Status
 from .recent import RecentEvent, RecentEvents
 from .signals import CloseOnSigterm
 from .sources import Settings, read_environment, read_file
-from .watching import Companion, Watching, WatchSettings
+from .watching import Companion, Companions, Watching, WatchSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -80,7 +80,7 @@ class PoolKit:
         }
         self._watch = watch
         self._instances = instances
-        self._companions: list[Companion] = []
+        self._companions = Companions()
         self._lifecycle: Lifecycle[Watching] = Lifecycle(
             self.name, self._start, opened=Watching.start
         )
@@ -272,8 +272,11 @@ class PoolKit:
         return self._lifecycle.open().leaks.report()
 
     def accompany(self, companion: Companion) -> None:
-        """Have *companion* started as the kit opens, now if it is open, in each process, and stopped as it closes."""
-        self._companions.append(companion)
+        """Have *companion* started as the kit opens, now if it is open, in each process, and stopped as it closes.
+
+        The kit does not keep it: it goes along for as long as somebody else has it.
+        """
+        self._companions.add(companion)
         watching = self._lifecycle.running
         if watching is not None:
             watching.accompany(companion)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -53,6 +54,22 @@ class Companion(Protocol):
         """End: the kit is being closed."""
 
 
+class Companions:
+    """The companions of a kit that somebody else still has: those that are dropped are let go of."""
+
+    def __init__(self) -> None:
+        self._known: list[weakref.ref[Companion]] = []
+
+    def __iter__(self) -> Iterator[Companion]:
+        """Iterate over those that are there now; others may come and go meanwhile."""
+        alive = [known() for known in self._known.copy()]
+        return (companion for companion in alive if companion is not None)
+
+    def add(self, companion: Companion) -> None:
+        """Add *companion*, for as long as somebody else has it."""
+        self._known.append(weakref.ref(companion, self._known.remove))
+
+
 class Watching:
     """Watches the pools of a kit in one process. After a fork, the child makes its own."""
 
@@ -63,7 +80,7 @@ class Watching:
         *,
         instances: int,
         recent: RecentEvents,
-        companions: Sequence[Companion] = (),
+        companions: Iterable[Companion] = (),
     ) -> None:
         self._pools = pools
         self._instances = instances

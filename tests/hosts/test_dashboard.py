@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 import threading
 import time
+import weakref
 from contextlib import suppress
 
 import flask
@@ -628,6 +630,18 @@ def test_one_that_is_made_when_the_kit_is_open_begins_at_once(kit):
     kit.redis.get("a")
     app = Dashboard(kit, access=LOCAL, every=OFTEN)
     eventually(lambda: shown(app)["frames"])
+
+
+def test_one_that_is_dropped_takes_no_more_figures(kit):
+    kit.redis.get("a")
+
+    def used():
+        app = Dashboard(kit, access=LOCAL, every=OFTEN)
+        eventually(lambda: shown(app)["frames"])
+        return weakref.ref(app._view._sampler.recording)
+
+    recording = used()
+    eventually(lambda: gc.collect() >= 0 and recording() is None)
 
 
 def test_two_dashboards_share_nothing(redis_url):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import weakref
 from contextlib import suppress
 
 import psycopg
@@ -263,6 +265,23 @@ def test_a_companion_is_there_as_long_as_the_kit_is_open(redis_url):
     assert (early.log, late.log) == (["start"], ["start"])
     kit.close()
     assert (early.log, late.log) == (["start", "stop"], ["start", "stop"])
+
+
+def test_a_companion_that_is_dropped_is_let_go_of():
+    class Once(Companion):
+        def stop(self):
+            raise AssertionError("it should be gone")
+
+    with PoolKit(http=False, watch=None) as kit:
+        kept, dropped = Companion(), Once()
+        kit.accompany(kept)
+        kit.accompany(dropped)
+        gone = weakref.ref(dropped)
+        del dropped
+        gc.collect()
+        assert gone() is None
+        assert list(kit._companions) == [kept]
+    assert kept.log == ["start", "stop"]
 
 
 @pytest.mark.parametrize("step", ["start", "accompany"])
