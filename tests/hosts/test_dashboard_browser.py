@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -517,6 +518,31 @@ def test_of_several_processes_it_stays_with_one_and_offers_the_others(tmp_path, 
         look.page.select_option("#process", label=wanted)
         assert f"Process {wanted} on" in look.text("#about")
         assert accessibility(look) == []
+
+
+def test_it_leaves_a_process_when_others_have_answered_for_too_often_to_be_chance(kit, visit):
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
+    ended = threading.Event()
+    asked = 0
+
+    def one_of_two(environ, start_response):
+        """Answer as process 1 each tenth time, else as process 2."""
+        nonlocal asked
+        if environ["PATH_INFO"] != "/data.json":
+            return app(environ, start_response)
+        data = json.loads(b"".join(app(environ, lambda *_: None)))
+        pid = 2 if ended.is_set() or asked % 10 else 1
+        asked += 1
+        data["process"] |= {"id": f"process-{pid}", "unused": f"unused-{pid}", "pid": pid}
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps(data).encode()]
+
+    with served(one_of_two) as url:
+        look = visit(url)
+        eventually(lambda: asked > 40)
+        assert "Process 1 on" in look.text("#about")
+        ended.set()
+        look.page.locator("#about", has_text="Process 2 on").wait_for(timeout=10_000)
 
 
 @contextmanager
