@@ -106,7 +106,7 @@ class RecentEvents(Listener):
             event.pool,
             "reconnecting",
             "error",
-            f"the backend can't be reached: {_first_line(event.error)}",
+            f"the backend can't be reached: {first_line(event.error)}",
         )
 
     def timed_out(self, event: told.TimedOut) -> None:
@@ -213,7 +213,8 @@ def _told_of(error: BaseException) -> str:
     return kind
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line that *error* says, or its kind if it says nothing."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 

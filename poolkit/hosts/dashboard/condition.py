@@ -13,7 +13,7 @@ from ...core.lending import ServerState
 from ...core.stats import PoolStats
 from ...kit.backends import AnyPool
 from ...kit.health import PoolHealth, Status
-from ...kit.recent import RecentEvent
+from ...kit.recent import RecentEvent, first_line
 
 WITHOUT_CONNECTION = (PoolTimeout.__name__, PoolOverloaded.__name__)
 """Reasons why a check failed that say nothing of the backend: it got no connection, as others."""
@@ -42,8 +42,8 @@ def condition_of(
     """Return the condition of *pool*: as it is now where that is known, else as the last check found it."""
     if pool.state != "open":
         return Condition("not opened" if pool.state == "new" else "closed")
-    away = [server for server in servers if server.cause is not None]
-    reasons = [f"{server.name} can't be reached: {_line(server.cause)}" for server in away[:NAMED]]
+    away = [(server.name, server.cause) for server in servers if server.cause is not None]
+    reasons = [f"{name} can't be reached: {first_line(cause)}" for name, cause in away[:NAMED]]
     if len(away) > NAMED:
         reasons.append(f"… and {len(away) - NAMED} more can't be reached")
     found = dict(health.reasons) if health is not None else {}
@@ -167,7 +167,3 @@ def _threads(count: int) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if math.isfinite(seconds) else "ever"
-
-
-def _line(error: BaseException | None) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
