@@ -644,6 +644,13 @@ def test_one_that_is_dropped_takes_no_more_figures(kit):
     eventually(lambda: gc.collect() >= 0 and recording() is None)
 
 
+def test_one_that_is_dropped_keeps_no_thread_once_the_kit_is_closed(kit):
+    kit.redis.get("a")
+    Dashboard(kit, access=LOCAL, every=3600)
+    kit.close()
+    assert not any(thread.name == "poolkit-housekeeper" for thread in threading.enumerate())
+
+
 def test_two_dashboards_share_nothing(redis_url):
     made = [
         PoolKit(redis={"url": redis_url, "name": name}, http=False, name=name, watch=None)
