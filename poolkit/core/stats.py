@@ -95,6 +95,8 @@ class Durations:
 
     def absorb(self, other: Durations) -> None:
         """Add all that *other* collected."""
+        if not any(other.buckets):  # as of hosts that are away; to add takes several times as long
+            return
         self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
         self.total += other.total
         self.longest = max(self.longest, other.longest)

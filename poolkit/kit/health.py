@@ -95,7 +95,7 @@ class Limits:
         checks.seconds("Limits.error_rate", self.error_rate)
 
 
-def _nobody(*_: object) -> None:
+def nobody(*_: object) -> None:
     """There is nobody to tell."""
 
 
@@ -112,7 +112,7 @@ class HealthChecker:
         every: float = 30.0,
         timeout: float = 5.0,
         limits: Limits | None = None,
-        changed: Callable[[str, PoolHealth], object] = _nobody,
+        changed: Callable[[str, PoolHealth], object] = nobody,
     ) -> None:
         self._every = checks.seconds("every", every, zero=False)
         self._timeout = checks.seconds("timeout", timeout, zero=False)

@@ -24,7 +24,7 @@ from .health import KitHealth, Status
 from .recent import RecentEvent, RecentEvents
 from .signals import CloseOnSigterm
 from .sources import Settings, read_environment, read_file
-from .watching import Companion, Watching, WatchSettings
+from .watching import Companion, Companions, Watching, WatchSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -80,7 +80,7 @@ class PoolKit:
         }
         self._watch = watch
         self._instances = instances
-        self._companions: list[Companion] = []
+        self._companions = Companions()
         self._lifecycle: Lifecycle[Watching] = Lifecycle(
             self.name, self._start, opened=Watching.start
         )
@@ -261,8 +261,9 @@ class PoolKit:
     def events(self) -> list[RecentEvent]:
         """Return the last rare events of its pools in this process, the newest first: two hundred at most.
 
-        Opened, closed, lost, back, timed out, failed, leaked, another health: not what happens at each request. Of a
-        pool that was made before the kit only what the kit finds: its health, and what is held for too long.
+        Opened, closed, lost, back, timed out, failed, leaked, another health: not what happens at each request, nor
+        errors of drivers that are the caller's own. Of a pool that was made before the kit only what the kit finds: its
+        health, and what is held for too long.
         """
         return self._recent.all()
 
@@ -271,10 +272,14 @@ class PoolKit:
         return self._lifecycle.open().leaks.report()
 
     def accompany(self, companion: Companion) -> None:
-        """Have *companion* started as the kit opens, now if it is open, in each process, and stopped as it closes."""
-        self._companions.append(companion)
-        if self._lifecycle.state == "open":
-            companion.start()
+        """Have *companion* started as the kit opens, now if it is open, in each process, and stopped as it closes.
+
+        The kit does not keep it: it goes along for as long as somebody else has it.
+        """
+        self._companions.add(companion)
+        watching = self._lifecycle.running
+        if watching is not None:
+            watching.accompany(companion)
 
     # -- close ---------------------------------------------------------------------------------------
 

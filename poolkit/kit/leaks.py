@@ -11,15 +11,12 @@ from ..core import checks
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from .backends import AnyPool
+from .health import nobody
 
 logger = logging.getLogger("poolkit.leaks")
 
 _Lease = tuple[str, int, float]
 """What tells a lease from all others: the pool, the thread and when it began."""
-
-
-def _nobody(*_: object) -> None:
-    """There is nobody to tell."""
 
 
 class LeakDetector:
@@ -35,8 +32,8 @@ class LeakDetector:
         pools: Mapping[str, AnyPool],
         *,
         every: float = 60.0,
-        overdue: Callable[[str, Holder], object] = _nobody,
-        given_back: Callable[[str, Holder], object] = _nobody,
+        overdue: Callable[[str, Holder], object] = nobody,
+        given_back: Callable[[str, Holder], object] = nobody,
     ) -> None:
         self._pools = dict(pools)
         self._tell_overdue = overdue

@@ -6,15 +6,23 @@ that it neither grows nor pushes out the rest.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from ..core import events as told
-from ..core.errors import BackendUnavailable, PoolClosed, PoolOverloaded, PoolTimeout
+from ..core.errors import (
+    BackendUnavailable,
+    PoolClosed,
+    PoolKitError,
+    PoolOverloaded,
+    PoolTimeout,
+)
 from ..core.events import Listener
 from ..core.lease import Holder
 from .health import PoolHealth, Status
@@ -42,6 +50,9 @@ BAD_REASONS = frozenset(
 )
 """Why connections are closed that something happened to; all others just had their time."""
 
+_Alike = tuple[str, str, str]
+"""What alike events have in common: the pool, the kind, and the text without its numbers."""
+
 _SPEAKING = (BackendUnavailable, PoolClosed, PoolOverloaded, PoolTimeout)
 """Errors whose words are poolkit's own. Those of drivers may quote the values that a statement was given."""
 
@@ -67,15 +78,14 @@ class RecentEvents(Listener):
     """Keeps the last events, each process its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a collection in here may come back
-        # Guarded by _lock; what happened last is at the end:
-        self._kept: list[tuple[tuple[str, str, str], RecentEvent]] = []
+        self._begin()
         _all.add(self)
 
     def all(self) -> list[RecentEvent]:
         """Return what is kept, the newest first."""
         with self._lock:
-            return [event for _, event in reversed(self._kept)]
+            kept = list(reversed(self._kept.values()))
+        return [event for _, event in kept]
 
     # -- what it hears -------------------------------------------------------------------------------
 
@@ -96,7 +106,7 @@ class RecentEvents(Listener):
             event.pool,
             "reconnecting",
             "error",
-            f"the backend can't be reached: {_first_line(event.error)}",
+            f"the backend can't be reached: {first_line(event.error)}",
         )
 
     def timed_out(self, event: told.TimedOut) -> None:
@@ -107,7 +117,8 @@ class RecentEvents(Listener):
         self._note(event.pool, "retried", "warning", f"an attempt failed and is repeated: {kind}")
 
     def failed(self, event: told.Failed) -> None:
-        self._note(event.pool, "failed", "error", _told_of(event.error))
+        if isinstance(event.error, PoolKitError):  # others are the caller's own, and may come often
+            self._note(event.pool, "failed", "error", _told_of(event.error))
 
     def leaked(self, event: told.Leaked) -> None:
         self._note(
@@ -158,26 +169,37 @@ class RecentEvents(Listener):
             before = self._take_alike_locked(alike, now - FLOOD)
             if before is not None:
                 event = replace(event, first=before.first, count=before.count + 1)
-            self._kept.append((alike, event))
-            del self._kept[:-KEPT]
+            number = next(self._numbers)
+            self._kept[number] = (alike, event)
+            self._latest[alike] = self._told[pool] = number
+            while len(self._kept) > KEPT:
+                dropped, (alike, _) = self._kept.popitem(last=False)
+                if self._latest.get(alike) == dropped:
+                    del self._latest[alike]
 
-    def _take_alike_locked(self, alike: tuple[str, str, str], since: float) -> RecentEvent | None:
+    def _take_alike_locked(self, alike: _Alike, since: float) -> RecentEvent | None:
         """Remove and return the event that is *alike*, if it last happened after *since*."""
-        for at in range(len(self._kept) - 1, -1, -1):
-            found, event = self._kept[at]
-            if event.last < since:
-                return None
-            if found == alike:
-                del self._kept[at]
-                return event
-            if found[0] == alike[0] and alike[1] in NEWS:
-                return None
-        return None
+        pool, kind, _ = alike
+        number = self._latest.get(alike)
+        if number is None or (kind in NEWS and self._told[pool] != number):
+            return None
+        found = self._kept.get(number)
+        if found is None or found[1].last < since:
+            return None
+        self._kept.pop(number, None)
+        return found[1]
 
     def after_fork(self) -> None:
         """Forget what happened in the parent."""
-        self._lock = threading.RLock()
-        self._kept = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()  # a collection in here may come back
+        self._numbers = itertools.count()
+        # Guarded by _lock:
+        self._kept: OrderedDict[int, tuple[_Alike, RecentEvent]] = OrderedDict()  # by number
+        self._latest: dict[_Alike, int] = {}  # the number of the last one that is alike
+        self._told: dict[str, int] = {}  # the number of the last one of each pool
 
 
 _NUMBERS = re.compile(r"\d+(?:\.\d+)?")
@@ -191,7 +213,8 @@ def _told_of(error: BaseException) -> str:
     return kind
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line that *error* says, or its kind if it says nothing."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -53,6 +54,22 @@ class Companion(Protocol):
         """End: the kit is being closed."""
 
 
+class Companions:
+    """The companions of a kit that somebody else still has: those that are dropped are let go of."""
+
+    def __init__(self) -> None:
+        self._known: list[weakref.ref[Companion]] = []
+
+    def __iter__(self) -> Iterator[Companion]:
+        """Iterate over those that are there now; others may come and go meanwhile."""
+        alive = [known() for known in self._known.copy()]
+        return (companion for companion in alive if companion is not None)
+
+    def add(self, companion: Companion) -> None:
+        """Add *companion*, for as long as somebody else has it."""
+        self._known.append(weakref.ref(companion, self._known.remove))
+
+
 class Watching:
     """Watches the pools of a kit in one process. After a fork, the child makes its own."""
 
@@ -63,7 +80,7 @@ class Watching:
         *,
         instances: int,
         recent: RecentEvents,
-        companions: Sequence[Companion] = (),
+        companions: Iterable[Companion] = (),
     ) -> None:
         self._pools = pools
         self._instances = instances
@@ -83,24 +100,39 @@ class Watching:
             overdue=recent.overdue,
             given_back=recent.given_back,
         )
+        # Held while anything starts: another thread may close the kit that this one has just opened.
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._stopped = False
         self._adviser: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
-        for companion in self._companions:
-            companion.start()
-        if not self._active:
-            return
-        self.health.start()
-        self.leaks.start()
-        if "postgres" in self._pools:
-            self._adviser = threading.Thread(
-                target=self._advise, name="poolkit-advice", daemon=True
-            )
-            self._adviser.start()
+        """Begin to watch, unless it was stopped before."""
+        with self._lock:
+            if self._stopped:
+                return
+            for companion in self._companions:
+                companion.start()
+            if not self._active:
+                return
+            self.health.start()
+            self.leaks.start()
+            if "postgres" in self._pools:
+                self._adviser = threading.Thread(
+                    target=self._advise, name="poolkit-advice", daemon=True
+                )
+                self._adviser.start()
+
+    def accompany(self, companion: Companion) -> None:
+        """Start *companion*, which is among the companions by now, unless it was stopped before."""
+        with self._lock:
+            if not self._stopped:
+                companion.start()
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
-        """Watch no more. Nobody holds it."""
+        """Watch no more, for good. Nobody holds it."""
+        with self._lock:
+            self._stopped = True
         for companion in self._companions:
             companion.stop()
         self.leaks.stop()

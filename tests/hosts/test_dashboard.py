@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 import threading
 import time
+import weakref
 from contextlib import suppress
 
 import flask
 import pytest
 import redis
 
-from poolkit import ConfigError, HttpPool, PoolKit, RedisPool, WatchSettings
+from poolkit import (
+    BackendUnavailable,
+    ConfigError,
+    DeadlineExceeded,
+    HttpPool,
+    PoolKit,
+    RedisPool,
+    WatchSettings,
+    deadline,
+)
 from poolkit.embedded import HttpServer
-from poolkit.hosts.dashboard import Dashboard
+from poolkit.hosts.dashboard import LOCAL, Dashboard, condition
 from poolkit.hosts.dashboard.access import COOKIE_AGE
 from poolkit.hosts.dashboard.app import FILES
 from poolkit.hosts.dashboard.sampling import SERIES, Recording
@@ -58,7 +69,7 @@ def pool(app, backend="redis", **query):
 
 @pytest.mark.parametrize("path", [*FILES, "/data.json"])
 def test_everything_is_served_with_what_keeps_it_to_itself(kit, path):
-    answer = call(Dashboard(kit), path)
+    answer = call(Dashboard(kit, access=LOCAL), path)
     assert answer.status == 200
     assert int(answer.headers["Content-Length"]) == len(answer.body) > 0
     policy = answer.headers["Content-Security-Policy"]
@@ -71,7 +82,7 @@ def test_everything_is_served_with_what_keeps_it_to_itself(kit, path):
 
 
 def test_the_page_needs_nothing_from_elsewhere(kit):
-    app = Dashboard(kit)
+    app = Dashboard(kit, access=LOCAL)
     for path in FILES:
         text = call(app, path).body.decode()
         links = re.findall(r"""(?:src|href|from|url\()\s*=?\s*["']([^"'#][^"']*)""", text)
@@ -84,7 +95,7 @@ def test_the_page_needs_nothing_from_elsewhere(kit):
 
 
 def test_where_it_is_mounted_only_its_links_need_to_know(kit):
-    app = Dashboard(kit)
+    app = Dashboard(kit, access=LOCAL)
     assert b'="/' not in call(app, "/").body
     assert call(app, "").status == 308
     assert call(app, "").headers["Location"] == "/pools/"
@@ -109,7 +120,7 @@ def test_it_answers_get_and_head_and_nothing_else(kit):
 
 
 def test_what_is_not_there_is_404_and_no_file_of_the_server(kit):
-    app = Dashboard(kit)
+    app = Dashboard(kit, access=LOCAL)
     for path in ("/nothing", "/../app.py", "/page/index.html", "//", "/index.html"):
         assert call(app, path).status == 404
 
@@ -126,13 +137,19 @@ def test_what_is_not_there_is_404_and_no_file_of_the_server(kit):
         {"token": 12345678901234567890},
         {"token": ""},
         {"access": "everybody"},
-        {"every": 0},
+        {"access": LOCAL, "token": TOKEN},
+        {"access": LOCAL, "every": 0},
     ],
 )
 def test_what_makes_no_sense_is_refused_without_being_shown(kit, given):
     with pytest.raises(ConfigError) as error:
         Dashboard(kit, **given)
     assert not given.get("token") or str(given["token"]) not in str(error.value)
+
+
+def test_who_may_see_it_has_to_be_said(kit):
+    with pytest.raises(ConfigError, match=r"say who may see the page: give token=, access=.*LOCAL"):
+        Dashboard(kit)
 
 
 def test_it_is_of_a_kit(redis_url):
@@ -227,7 +244,7 @@ def test_a_callable_that_raises_lets_nobody_in(kit, caplog):
     assert "nobody is let in" in caplog.text
 
 
-LOCAL = [
+FROM_HERE = [
     {},
     {"REMOTE_ADDR": "127.8.9.1"},
     {"REMOTE_ADDR": "::1", "HTTP_HOST": "[::1]:8000"},
@@ -253,18 +270,24 @@ FROM_ELSEWHERE = [
     {"HTTP_FORWARDED": "for=127.0.0.1"},
     {"HTTP_X_REAL_IP": "127.0.0.1"},
     {"HTTP_VIA": "1.1 proxy"},
+    {"HTTP_X_ORIGINAL_FORWARDED_FOR": "127.0.0.1"},
+    {"HTTP_X_ENVOY_EXTERNAL_ADDRESS": "127.0.0.1"},
+    {"HTTP_FASTLY_CLIENT_IP": "127.0.0.1"},
+    {"HTTP_CDN_LOOP": "proxy"},
     {"SERVER_PROTOCOL": "HTTP/1.0"},
+    {"SERVER_PROTOCOL": "HTTP/0.9"},
+    {"SERVER_PROTOCOL": ""},
 ]
 
 
-@pytest.mark.parametrize("environ", LOCAL)
-def test_with_neither_a_browser_on_the_same_machine_is_let_in(kit, environ):
-    assert call(Dashboard(kit), **environ).status == 200
+@pytest.mark.parametrize("environ", FROM_HERE)
+def test_where_that_is_asked_for_a_browser_on_the_same_machine_is_let_in(kit, environ):
+    assert call(Dashboard(kit, access=LOCAL), **environ).status == 200
 
 
 @pytest.mark.parametrize("environ", FROM_ELSEWHERE)
-def test_with_neither_nobody_from_elsewhere_is_let_in(kit, environ):
-    app = Dashboard(kit)
+def test_local_lets_nobody_in_from_elsewhere(kit, environ):
+    app = Dashboard(kit, access=LOCAL)
     assert call(app, "/data.json", **environ).status == 403
     assert call(Dashboard(kit, access=allow), "/data.json", **environ).status == 200
 
@@ -273,7 +296,7 @@ def test_with_neither_nobody_from_elsewhere_is_let_in(kit, environ):
 
 
 def test_to_look_opens_nothing(kit):
-    app = Dashboard(kit)
+    app = Dashboard(kit, access=LOCAL)
     for path in [*FILES, "/data.json"]:
         call(app, path)
     assert kit.state == "new"
@@ -285,7 +308,7 @@ def test_to_look_opens_nothing(kit):
 
 
 def test_it_tells_what_the_pool_counts(kit):
-    app = Dashboard(kit, every=OFTEN)
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
     for _ in range(50):
         kit.redis.set("a", "b")
     eventually(lambda: len(shown(app)["frames"]) > 3)
@@ -325,7 +348,7 @@ def test_throughput_and_durations_are_of_each_interval(kit, monkeypatch):
 
 
 def test_only_what_is_new_is_told_to_those_who_know_the_rest(kit):
-    app = Dashboard(kit, every=OFTEN)
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
     kit.redis.get("a")
     eventually(lambda: len(shown(app)["frames"]) > 5)
     first = shown(app)
@@ -339,14 +362,14 @@ def test_only_what_is_new_is_told_to_those_who_know_the_rest(kit):
 
 def test_no_more_is_kept_than_is_shown(kit, monkeypatch):
     monkeypatch.setattr("poolkit.hosts.dashboard.sampling.WINDOW", 10 * OFTEN)
-    app = Dashboard(kit, every=OFTEN)
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
     kit.redis.get("a")
     eventually(lambda: shown(app)["frames"] and shown(app)["frames"][-1][0] > 25)
     assert len(shown(app)["frames"]) == 10
 
 
 def test_holders_are_told_with_their_stack_if_it_is_wanted(kit):
-    app = Dashboard(kit)
+    app = Dashboard(kit, access=LOCAL)
     over = threading.Event()
 
     def hold_for_long():
@@ -372,7 +395,7 @@ def test_holders_are_told_with_their_stack_if_it_is_wanted(kit):
 def test_what_is_held_for_too_long_is_overdue(redis_url):
     settings = {"url": redis_url, "leak_threshold": 0.01}
     with PoolKit(redis=settings, http=False, watch=None) as kit:
-        app = Dashboard(kit)
+        app = Dashboard(kit, access=LOCAL)
         with kit.redis.connection():
             eventually(lambda: pool(app)["holders"][0]["overdue"])
 
@@ -400,7 +423,7 @@ def exhaust(kit, app, count):
 
 
 def test_an_exhausted_pool_explains_itself(kit):
-    app = Dashboard(kit, every=OFTEN)
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
     end = exhaust(kit, app, 3)
     try:
         told = pool(app)
@@ -420,10 +443,22 @@ def test_an_exhausted_pool_explains_itself(kit):
     assert pool(app)["condition"] == "healthy"
 
 
+def test_a_shortage_is_explained_in_a_folder_that_is_gone(kit, tmp_path, monkeypatch):
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    end = exhaust(kit, app, 1)
+    try:
+        assert pool(app)["shortage"]
+        assert condition._folder() == ""
+    finally:
+        end()
+
+
 def test_a_leak_that_exhausts_is_said_to_be_one(redis_url):
     settings = {"url": redis_url, "max_size": 1, "leak_threshold": 0.05, "acquire_timeout": 30}
     with PoolKit(redis=settings, http=False, watch=None) as kit:
-        app = Dashboard(kit)
+        app = Dashboard(kit, access=LOCAL)
         end = exhaust(kit, app, 1)
         try:
             eventually(lambda: pool(app)["holders"][0]["overdue"])
@@ -436,7 +471,7 @@ def test_a_leak_that_exhausts_is_said_to_be_one(redis_url):
 
 
 def test_a_pool_that_is_busy_is_not_exhausted(kit):
-    app = Dashboard(kit)
+    app = Dashboard(kit, access=LOCAL)
     end = exhaust(kit, app, 0)
     told = pool(app)
     end()
@@ -448,7 +483,7 @@ def test_a_check_that_got_no_connection_says_nothing_of_the_backend(redis_url):
     settings = {"url": redis_url, "max_size": 1, "acquire_timeout": 0.05}
     watch = WatchSettings(health_every=3600, leaks_every=3600)
     with PoolKit(redis=settings, http=False, watch=watch) as kit:
-        app = Dashboard(kit)
+        app = Dashboard(kit, access=LOCAL)
         kit.health()
         with kit.redis.connection():
             assert not kit.health(now=True).ready
@@ -462,7 +497,7 @@ def test_a_backend_that_goes_and_comes_back_is_told_at_once(own_redis):
     settings = {"url": server.url, "offline_queue": False}
     watch = WatchSettings(health_every=3600, leaks_every=3600)  # the first check, and no other
     with PoolKit(redis=settings, http=False, watch=watch) as kit:
-        app = Dashboard(kit)
+        app = Dashboard(kit, access=LOCAL)
         kit.health()
         server.kill()
         eventually(
@@ -482,7 +517,7 @@ def test_a_backend_that_goes_and_comes_back_is_told_at_once(own_redis):
 def test_each_host_of_an_http_pool_is_told(redis_url):
     with HttpServer() as one, HttpServer() as other:
         with PoolKit(http={"name": "apis"}, watch=None) as kit:
-            app = Dashboard(kit)
+            app = Dashboard(kit, access=LOCAL)
             kit.http.get(f"{one}/json")
             assert pool(app, "http")["servers"] == []  # one is the pool itself
             kit.http.get(f"{other}/json")
@@ -491,11 +526,24 @@ def test_each_host_of_an_http_pool_is_told(redis_url):
     assert all(server["reachable"] and server["budget"] == 1.0 for server in servers)
 
 
+def test_of_many_hosts_that_are_away_a_few_are_named_and_the_others_counted():
+    with PoolKit(http={"name": "apis"}, watch=None) as kit:
+        app = Dashboard(kit, access=LOCAL)
+        for number in range(12):
+            with suppress(BackendUnavailable, DeadlineExceeded), deadline(0.5):
+                kit.http.get(f"http://127.0.0.{1 + number}:1/")
+        told = pool(app, "http")
+    assert told["condition"] == "unavailable"
+    assert len(told["servers"]) == 12
+    assert [("refused" in reason) for reason in told["reasons"]] == [*[True] * 5, False]
+    assert told["reasons"][-1] == "… and 7 more can't be reached"
+
+
 def test_batches_are_told(conninfo):
     with PoolKit(
         postgres={"conninfo": conninfo, "min_size": 1, "max_size": 2}, http=False, watch=None
     ) as kit:
-        app = Dashboard(kit, every=OFTEN)
+        app = Dashboard(kit, access=LOCAL, every=OFTEN)
         line = threading.Barrier(20)
 
         def work():
@@ -513,7 +561,7 @@ def test_batches_are_told(conninfo):
 
 
 def test_rare_events_are_told(kit):
-    app = Dashboard(kit)
+    app = Dashboard(kit, access=LOCAL)
     kit.redis.get("a")
     assert {event["kind"] for event in shown(app)["events"]} == {"opened", "ready"}
 
@@ -528,10 +576,12 @@ def test_nothing_secret_is_told(own_redis, conninfo):
         http=False,
         watch=watch,
     ) as kit:
-        app = Dashboard(kit, every=OFTEN)
+        app = Dashboard(kit, access=LOCAL, every=OFTEN)
         eventually(lambda: pool(app)["condition"] == "unavailable")
         with suppress(Exception):
             kit.postgres.query("select %s::int", [password])
+        with suppress(DeadlineExceeded), deadline(0.05):
+            kit.postgres.query("select pg_sleep(10), %s::text", [password])
         eventually(lambda: any(event["kind"] == "failed" for event in shown(app)["events"]))
         text = json.dumps(shown(app))
     assert password not in text
@@ -541,7 +591,7 @@ def test_nothing_secret_is_told(own_redis, conninfo):
 def test_hostile_names_stay_text(redis_url):
     settings = {"url": redis_url, "name": HOSTILE, "leak_threshold": 0.01}
     with PoolKit(redis=settings, http=False, name=HOSTILE, watch=None) as kit:
-        app = Dashboard(kit)
+        app = Dashboard(kit, access=LOCAL)
         over = threading.Event()
 
         def hold():
@@ -564,7 +614,7 @@ def test_hostile_names_stay_text(redis_url):
 
 
 def test_figures_are_taken_as_long_as_the_kit_is_open(kit):
-    app = Dashboard(kit, every=OFTEN)
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
     kit.redis.get("a")
     eventually(lambda: len(shown(app)["frames"]) > 3)
     kit.close()
@@ -578,8 +628,27 @@ def test_figures_are_taken_as_long_as_the_kit_is_open(kit):
 
 def test_one_that_is_made_when_the_kit_is_open_begins_at_once(kit):
     kit.redis.get("a")
-    app = Dashboard(kit, every=OFTEN)
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
     eventually(lambda: shown(app)["frames"])
+
+
+def test_one_that_is_dropped_takes_no_more_figures(kit):
+    kit.redis.get("a")
+
+    def used():
+        app = Dashboard(kit, access=LOCAL, every=OFTEN)
+        eventually(lambda: shown(app)["frames"])
+        return weakref.ref(app._view._sampler.recording)
+
+    recording = used()
+    eventually(lambda: gc.collect() >= 0 and recording() is None)
+
+
+def test_one_that_is_dropped_keeps_no_thread_once_the_kit_is_closed(kit):
+    kit.redis.get("a")
+    Dashboard(kit, access=LOCAL, every=3600)
+    kit.close()
+    assert not any(thread.name == "poolkit-housekeeper" for thread in threading.enumerate())
 
 
 def test_two_dashboards_share_nothing(redis_url):
@@ -605,7 +674,7 @@ def test_two_dashboards_share_nothing(redis_url):
 
 def test_a_kit_without_pools_is_told():
     with PoolKit(http=False) as kit:
-        app = Dashboard(kit, every=OFTEN)
+        app = Dashboard(kit, access=LOCAL, every=OFTEN)
         told = shown(app)
     assert told["pools"] == []
     assert told["kit"]["status"] == "healthy"
@@ -613,18 +682,18 @@ def test_a_kit_without_pools_is_told():
 
 def test_pools_that_were_made_before_the_kit_are_told_too(redis_url):
     with PoolKit(redis=RedisPool(redis_url), http=HttpPool(), watch=None) as kit:
-        assert pool(Dashboard(kit))["condition"] == "healthy"
+        assert pool(Dashboard(kit, access=LOCAL))["condition"] == "healthy"
 
 
 def test_a_forked_child_tells_of_itself(redis_url):
     script = f"""
 import json, os, sys, time
 from poolkit import PoolKit
-from poolkit.hosts.dashboard import Dashboard
+from poolkit.hosts.dashboard import LOCAL, Dashboard, condition
 from tests.hosts.wsgi_calls import call
 
 kit = PoolKit(redis={redis_url!r}, http=False, watch=None)
-app = Dashboard(kit, every=0.02)
+app = Dashboard(kit, access=LOCAL, every=0.02)
 for _ in range(5):
     kit.redis.get("a")
 while not call(app, "/data.json").json()["frames"]:
@@ -686,6 +755,18 @@ def test_it_is_a_flask_blueprint(kit):
     assert "Path=/shop/admin/pools/;" in entered.headers["Set-Cookie"]
 
 
+def test_the_prefix_of_a_blueprint_may_have_variables(kit):
+    app = flask.Flask("shop")
+    made = Dashboard(kit, token=TOKEN).blueprint()
+    app.register_blueprint(made, url_prefix="/<tenant>/pools")
+    client = app.test_client()
+    auth = {"Authorization": f"Bearer {TOKEN}"}
+    assert client.get("/one/pools/", headers=auth).status_code == 200
+    assert client.get("/one/pools/data.json", headers=auth).status_code == 200
+    entered = client.get(f"/one/pools/?token={TOKEN}")
+    assert "Path=/one/pools/;" in entered.headers["Set-Cookie"]
+
+
 def test_two_blueprints_in_one_app_have_names_of_their_own(kit):
     app = flask.Flask("shop")
     app.register_blueprint(Dashboard(kit, access=allow).blueprint("one"), url_prefix="/one")
@@ -701,8 +782,8 @@ def test_without_flask_all_but_the_blueprint_works():
 import sys
 sys.modules["flask"] = None
 from poolkit import PoolKit
-from poolkit.hosts.dashboard import Dashboard
-dashboard = Dashboard(PoolKit(http=False))
+from poolkit.hosts.dashboard import LOCAL, Dashboard, condition
+dashboard = Dashboard(PoolKit(http=False), access=LOCAL)
 try:
     dashboard.blueprint()
 except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import pytest
 
 from poolkit import PoolKit, WatchSettings
 from poolkit.embedded import HttpServer
-from poolkit.hosts.dashboard import Dashboard
+from poolkit.hosts.dashboard import LOCAL, Dashboard
 
 from ..core.support import LONG, Task, eventually
 
@@ -212,7 +213,7 @@ def kit(conninfo, redis_url):
 @pytest.fixture
 def url(kit):
     """Give the address of the dashboard of the kit."""
-    with served(Dashboard(kit, every=OFTEN)) as url:
+    with served(Dashboard(kit, access=LOCAL, every=OFTEN)) as url:
         yield url
 
 
@@ -284,7 +285,7 @@ def test_a_pool_goes_down_and_comes_back(own_redis, visit):
     redis = {"url": server.url, "name": "cache", "offline_queue": False}
     watch = WatchSettings(health_every=0.3)
     with PoolKit(redis=redis, http=False, watch=watch) as kit:
-        with served(Dashboard(kit, every=OFTEN)) as url:
+        with served(Dashboard(kit, access=LOCAL, every=OFTEN)) as url:
             look = visit(url)
             look.await_condition("redis", "healthy")
             assert look.text("#news") == ""
@@ -405,7 +406,7 @@ def test_nothing_is_wider_than_the_window(conninfo, visit):
     redis = {"url": "redis://127.0.0.1:1", "name": "cache", "offline_queue": False}
     with ExitStack() as stack:
         kit = stack.enter_context(PoolKit(postgres=postgres, redis=redis, name="shop"))
-        url = stack.enter_context(served(Dashboard(kit, every=OFTEN)))
+        url = stack.enter_context(served(Dashboard(kit, access=LOCAL, every=OFTEN)))
         stack.enter_context(held(kit.postgres))
         look = visit(url)
         look.await_condition("redis", "unavailable")  # the longest word
@@ -440,7 +441,7 @@ def test_hostile_names_are_text(redis_url, visit):
 
         task = Task(hold, name=HOSTILE)
         try:
-            with served(Dashboard(kit, every=OFTEN)) as url:
+            with served(Dashboard(kit, access=LOCAL, every=OFTEN)) as url:
                 look = visit(url)
                 look.page.on("dialog", lambda dialog: look.complaints.append(dialog.message))
                 look.page.locator("#events .error", has_text="overdue").wait_for()
@@ -470,7 +471,7 @@ def test_the_token_opens_it_and_does_not_stay_in_the_address(kit, visit):
 
 
 def test_a_server_that_goes_away_is_told_and_noticed_when_it_is_back(kit, visit):
-    app = Dashboard(kit, every=OFTEN)
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
     answers = threading.Event()
     answers.set()
 
@@ -494,10 +495,10 @@ def test_of_several_processes_it_stays_with_one_and_offers_the_others(tmp_path, 
         textwrap.dedent(
             f"""
             from poolkit import PoolKit
-            from poolkit.hosts.dashboard import Dashboard
+            from poolkit.hosts.dashboard import LOCAL, Dashboard
 
             kit = PoolKit(redis={redis_url!r}, http=False, name="shop", watch=None)
-            dashboard = Dashboard(kit, every={OFTEN})
+            dashboard = Dashboard(kit, access=LOCAL, every={OFTEN})
 
             def app(environ, start_response):
                 kit.redis.get("a")
@@ -517,6 +518,31 @@ def test_of_several_processes_it_stays_with_one_and_offers_the_others(tmp_path, 
         look.page.select_option("#process", label=wanted)
         assert f"Process {wanted} on" in look.text("#about")
         assert accessibility(look) == []
+
+
+def test_it_leaves_a_process_when_others_have_answered_for_too_often_to_be_chance(kit, visit):
+    app = Dashboard(kit, access=LOCAL, every=OFTEN)
+    ended = threading.Event()
+    asked = 0
+
+    def one_of_two(environ, start_response):
+        """Answer as process 1 each tenth time, else as process 2."""
+        nonlocal asked
+        if environ["PATH_INFO"] != "/data.json":
+            return app(environ, start_response)
+        data = json.loads(b"".join(app(environ, lambda *_: None)))
+        pid = 2 if ended.is_set() or asked % 10 else 1
+        asked += 1
+        data["process"] |= {"id": f"process-{pid}", "unused": f"unused-{pid}", "pid": pid}
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps(data).encode()]
+
+    with served(one_of_two) as url:
+        look = visit(url)
+        eventually(lambda: asked > 40)
+        assert "Process 1 on" in look.text("#about")
+        ended.set()
+        look.page.locator("#about", has_text="Process 2 on").wait_for(timeout=10_000)
 
 
 @contextmanager

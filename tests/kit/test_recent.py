@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import weakref
 from contextlib import suppress
 
 import psycopg
 import pytest
 
-from poolkit import BackendUnavailable, PoolKit, PoolTimeout, WatchSettings
+from poolkit import (
+    BackendUnavailable,
+    OutcomeUnknown,
+    PoolKit,
+    PoolTimeout,
+    ResponseTooLarge,
+    WatchSettings,
+)
 from poolkit.core import events as told
 from poolkit.core.events import Events
 from poolkit.kit import recent
 from poolkit.kit.recent import FLOOD, KEPT, RecentEvents
+from poolkit.kit.watching import Watching
 
 from ..core.support import Task, eventually, together
 
@@ -81,7 +91,7 @@ def test_a_backend_that_goes_and_comes_back_is_told_in_order(own_redis):
 
 def test_a_flood_is_one_event_with_a_count(clock):
     events = RecentEvents()
-    failed(events, ValueError())
+    failed(events, OutcomeUnknown("lost"))
     for number in range(1000):
         clock.now += 0.001
         failed(events, BackendUnavailable(f"pool 'db': away, {number} wait"))
@@ -95,17 +105,17 @@ def test_a_flood_is_one_event_with_a_count(clock):
 
 def test_what_happens_again_later_is_another_event(clock):
     events = RecentEvents()
-    failed(events, ValueError())
+    failed(events, OutcomeUnknown("lost"))
     clock.now += FLOOD + 1
-    failed(events, ValueError())
+    failed(events, OutcomeUnknown("lost"))
     assert [event.count for event in events.all()] == [1, 1]
 
 
 def test_pools_and_kinds_are_not_mixed(clock):
     events = RecentEvents()
-    failed(events, ValueError())
-    failed(events, KeyError())
-    failed(events, ValueError(), pool="other")
+    failed(events, OutcomeUnknown("lost"))
+    failed(events, ResponseTooLarge("more"))
+    failed(events, OutcomeUnknown("lost"), pool="other")
     events.retried(told.Retried(pool="db", attempt=1, delay=0.1, error=ValueError()))
     assert [event.count for event in events.all()] == [1, 1, 1, 1]
 
@@ -135,17 +145,41 @@ def test_no_more_than_two_hundred_are_kept_and_no_long_text(clock):
 
 def test_counts_are_exact_after_many_threads():
     events = RecentEvents()
-    together(8, lambda _: [failed(events, ValueError()) for _ in range(500)])
+    together(8, lambda _: [failed(events, OutcomeUnknown("lost")) for _ in range(500)])
     assert sum(event.count for event in events.all()) == 4000
 
 
-def test_the_values_of_a_statement_are_not_told(conninfo):
+def test_what_the_caller_did_wrong_is_no_event(conninfo):
     with PoolKit(postgres=conninfo, http=False, watch=None) as kit:
-        with pytest.raises(psycopg.Error):
-            kit.postgres.query("select %s::int", ["hunter2"])
-        (event,) = (event for event in kit.events() if event.kind == "failed")
-    assert event.text == "InvalidTextRepresentation"
-    assert "hunter2" not in repr(kit.events())
+        for _ in range(3):
+            with pytest.raises(psycopg.Error):
+                kit.postgres.query("select %s::int", ["hunter2"])
+        assert set(kinds(kit)) == {"opened", "ready"}
+
+
+def test_of_errors_of_drivers_only_the_kind_is_told():
+    events = RecentEvents()
+    events.retried(told.Retried(pool="db", attempt=1, delay=0.1, error=ValueError("hunter2")))
+    assert events.all()[0].text == "an attempt failed and is repeated: ValueError"
+
+
+def test_many_kinds_of_errors_at_once_cost_no_search(clock):
+    class Compared(str):
+        """A name of a pool that counts how often it is compared."""
+
+        times = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Compared.times += 1
+            return str(self) == other
+
+    events = RecentEvents()
+    names = [Compared(f"pool {number}") for number in range(KEPT - 1)]
+    for name in 2 * names:
+        failed(events, OutcomeUnknown("lost"), pool=name)
+    assert [event.count for event in events.all()] == [2] * len(names)
+    assert Compared.times < 20 * len(names)  # a search compares half of them each time
 
 
 def test_a_leak_and_its_end_are_told(redis_url):
@@ -208,17 +242,20 @@ def test_a_forked_child_begins_with_none(redis_url):
         assert kit.events()
 
 
+class Companion:
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.log = []
+
+    def start(self):
+        self.log.append("start")
+
+    def stop(self):
+        self.log.append("stop")
+
+
 def test_a_companion_is_there_as_long_as_the_kit_is_open(redis_url):
-    class Companion:
-        def __init__(self):
-            self.log = []
-
-        def start(self):
-            self.log.append("start")
-
-        def stop(self):
-            self.log.append("stop")
-
     early, late = Companion(), Companion()
     kit = PoolKit(redis=redis_url, http=False, watch=None)
     kit.accompany(early)
@@ -228,6 +265,45 @@ def test_a_companion_is_there_as_long_as_the_kit_is_open(redis_url):
     assert (early.log, late.log) == (["start"], ["start"])
     kit.close()
     assert (early.log, late.log) == (["start", "stop"], ["start", "stop"])
+
+
+def test_a_companion_that_is_dropped_is_let_go_of():
+    class Once(Companion):
+        def stop(self):
+            raise AssertionError("it should be gone")
+
+    with PoolKit(http=False, watch=None) as kit:
+        kept, dropped = Companion(), Once()
+        kit.accompany(kept)
+        kit.accompany(dropped)
+        gone = weakref.ref(dropped)
+        del dropped
+        gc.collect()
+        assert gone() is None
+        assert list(kit._companions) == [kept]
+    assert kept.log == ["start", "stop"]
+
+
+@pytest.mark.parametrize("step", ["start", "accompany"])
+def test_nothing_begins_in_a_kit_that_is_closed_meanwhile(step, monkeypatch):
+    begin = getattr(Watching, step)
+
+    def close_before(watching, *given):
+        kit.close()
+        begin(watching, *given)
+
+    monkeypatch.setattr(Watching, step, close_before)
+    companion = Companion()
+    kit = PoolKit(http=False)
+    if step == "start":
+        kit.accompany(companion)
+        kit.open()
+    else:
+        kit.open()
+        kit.accompany(companion)
+    assert kit.state == "closed"
+    assert "start" not in companion.log
+    assert not any(thread.name == "poolkit-housekeeper" for thread in threading.enumerate())
 
 
 def test_what_the_last_checks_found_is_said_without_opening_anything(redis_url):

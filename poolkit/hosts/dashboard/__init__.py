@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .access import LOCAL
 from .app import Dashboard
 
-__all__ = ["Dashboard"]
+__all__ = ["LOCAL", "Dashboard"]

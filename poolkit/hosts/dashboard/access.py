@@ -1,4 +1,4 @@
-"""Who may see the page: whom a callable or a token lets in, else only browsers on the same machine."""
+"""Who may see the page: whom a callable or a token lets in, or, if asked for, browsers on the same machine."""
 
 from __future__ import annotations
 
@@ -30,24 +30,28 @@ COOKIE_AGE = 12 * 3600
 
 REFUSED = "You have no access to this page."
 
-NO_ACCESS = (
-    "This page was mounted without access= and token=, so only a browser on its own machine sees it, at localhost and "
+NOT_LOCAL = (
+    "This page was mounted with access=LOCAL, so only a browser on its own machine sees it, at localhost and "
     "not through a proxy. Give the Dashboard a token, or a callable that says who may see it."
 )
 
 FORWARDED = frozenset(
     {
+        "HTTP_CDN_LOOP",
         "HTTP_CF_CONNECTING_IP",
         "HTTP_CLIENT_IP",
+        "HTTP_FASTLY_CLIENT_IP",
         "HTTP_FORWARDED",
         "HTTP_TRUE_CLIENT_IP",
         "HTTP_VIA",
         "HTTP_X_CLIENT_IP",
         "HTTP_X_CLUSTER_CLIENT_IP",
+        "HTTP_X_ENVOY_EXTERNAL_ADDRESS",
+        "HTTP_X_ORIGINAL_FORWARDED_FOR",
         "HTTP_X_REAL_IP",
     }
 )
-"""What proxies add to requests, beside all that begins with ``X-Forwarded``."""
+"""What many proxies add to requests, beside all that begins with ``X-Forwarded``. No such list is complete."""
 
 
 class Access(Protocol):
@@ -64,10 +68,15 @@ def access_for(access: object, token: object) -> Access:
     if token is not None:
         return ByToken(checks.text("token", token))
     if access is None:
-        return OnlyLocal()
+        raise ConfigError(
+            "say who may see the page: give token=, access= as a callable that takes the WSGI environ, or, on a "
+            "laptop, access=LOCAL for browsers on the same machine"
+        )
+    if isinstance(access, OnlyLocal):
+        return access
     if not callable(access):
         raise ConfigError(
-            f"access must be a callable that takes the WSGI environ, not {checks.kind(access)}"
+            f"access must be LOCAL or a callable that takes the WSGI environ, not {checks.kind(access)}"
         )
     return AsTold(access)
 
@@ -171,8 +180,8 @@ class OnlyLocal:
     """Lets in browsers on the same machine that come directly, and that asked for this machine by its own name.
 
     A page elsewhere may have a browser here ask for the address of this machine under a name of its own (DNS
-    rebinding). And a proxy on this machine has its address too: it mostly tells that it is one, or speaks HTTP/1.0,
-    which no browser does.
+    rebinding). And a proxy on this machine has its address too: many tell that they are one, or speak HTTP/1.0,
+    which no browser does. But some do not, and some servers remove what they tell; so this is never the default.
     """
 
     def refuse(self, environ: WSGIEnvironment) -> Response | None:
@@ -180,10 +189,14 @@ class OnlyLocal:
         local = (
             _is_loopback(environ.get("REMOTE_ADDR", ""))
             and _is_here(environ.get("HTTP_HOST", ""))
-            and environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
+            and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
             and not any(key in FORWARDED or key.startswith("HTTP_X_FORWARDED") for key in environ)
         )
-        return None if local else text("403 Forbidden", NO_ACCESS)
+        return None if local else text("403 Forbidden", NOT_LOCAL)
+
+
+LOCAL = OnlyLocal()
+"""Lets in browsers on the same machine alone: for a laptop, and not behind any proxy."""
 
 
 def _is_here(host: str) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from ...core import checks
 from ...core.errors import ConfigError
 from ...kit.kit import PoolKit
-from .access import access_for
+from .access import OnlyLocal, access_for
 from .responses import Response, root, text
 from .sampling import Sampler
 from .view import View
@@ -45,15 +45,16 @@ class Dashboard:
     """A page that shows the pools of a kit, as a WSGI app for any server, under any path.
 
     *access* is called with the WSGI environ and returns whether to let in; or *token* has to be shown, see the
-    guide. With neither, only browsers on the same machine are let in. Figures are taken, and the page asks for them,
-    *every* so many seconds. It answers GET and HEAD, changes nothing, and opens no pool.
+    guide; or, on a laptop and behind no proxy, ``access=LOCAL`` lets in browsers on the same machine.
+    Figures are taken, and the page asks for them, *every* so many seconds. It answers GET and HEAD, changes nothing,
+    and opens no pool.
     """
 
     def __init__(
         self,
         kit: PoolKit,
         *,
-        access: Callable[[WSGIEnvironment], bool] | None = None,
+        access: Callable[[WSGIEnvironment], bool] | OnlyLocal | None = None,
         token: str | None = None,
         every: float = 2.0,
     ) -> None:

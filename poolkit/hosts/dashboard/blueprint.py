@@ -20,7 +20,7 @@ def blueprint(dashboard: Dashboard, name: str) -> Blueprint:
 
     @made.route("/", defaults={"path": ""}, provide_automatic_options=False)
     @made.route("/<path:path>", provide_automatic_options=False)
-    def show(path: str) -> Response:
+    def show(path: str, **_: object) -> Response:  # the others are what the prefix names
         mounted = request.path[: len(request.path) - len(path) - 1]
         script = request.environ.get("SCRIPT_NAME", "")
         environ = {

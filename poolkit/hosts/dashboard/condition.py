@@ -13,10 +13,13 @@ from ...core.lending import ServerState
 from ...core.stats import PoolStats
 from ...kit.backends import AnyPool
 from ...kit.health import PoolHealth, Status
-from ...kit.recent import RecentEvent
+from ...kit.recent import RecentEvent, first_line
 
 WITHOUT_CONNECTION = (PoolTimeout.__name__, PoolOverloaded.__name__)
 """Reasons why a check failed that say nothing of the backend: it got no connection, as others."""
+
+NAMED = 5
+"""Servers that can't be reached and are named as reasons; the others are counted."""
 
 LONG_USE = 1.0
 """Seconds of use from which on to hold a connection for less is a better remedy than to have more of them."""
@@ -39,8 +42,10 @@ def condition_of(
     """Return the condition of *pool*: as it is now where that is known, else as the last check found it."""
     if pool.state != "open":
         return Condition("not opened" if pool.state == "new" else "closed")
-    away = [server for server in servers if server.cause is not None]
-    reasons = [f"{server.name} can't be reached: {_line(server.cause)}" for server in away]
+    away = [(server.name, server.cause) for server in servers if server.cause is not None]
+    reasons = [f"{name} can't be reached: {first_line(cause)}" for name, cause in away[:NAMED]]
+    if len(away) > NAMED:
+        reasons.append(f"… and {len(away) - NAMED} more can't be reached")
     found = dict(health.reasons) if health is not None else {}
     if "backend" in found and not away and health is not None:
         back = any(
@@ -133,8 +138,19 @@ def _remedies(
 
 
 def _short(site: str) -> str:
-    """Return a place in the code as seen from the folder that the program runs in."""
-    return site.removeprefix(os.getcwd() + os.sep)
+    """Return a place in the code as seen from the folder that the program began in."""
+    return site.removeprefix(_BEGAN_IN)
+
+
+def _folder() -> str:
+    """Return the folder that the program is in, with a separator at its end; nothing if it is gone."""
+    try:
+        return os.path.join(os.getcwd(), "")
+    except OSError:  # an old release's, say, that was removed while it ran
+        return ""
+
+
+_BEGAN_IN = _folder()
 
 
 def _all(count: int) -> str:
@@ -151,7 +167,3 @@ def _threads(count: int) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if math.isfinite(seconds) else "ever"
-
-
-def _line(error: BaseException | None) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

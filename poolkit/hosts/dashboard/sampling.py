@@ -79,6 +79,12 @@ class Recording:
         for timer in self._timers:
             timer.cancel()
 
+    def __del__(self) -> None:
+        for timer in self._timers:
+            timer.cancelled = (
+                True  # not cancel(): a collection may come when its lock is held, or after a fork
+            )
+
     def look(self) -> None:
         """Take down how the pools are now, and what they did since the last time."""
         now = monotonic()

@@ -14,13 +14,14 @@ const MARKS = {
   "not opened": "○",
 };
 const FORGET = 60; // seconds after which a process that no longer answers is not offered any more
-const LEAVE = 20; // … and after which another one is shown instead of it
+const CHANCE = 1e-4; // that it just was not asked: if it is less, another process is shown instead
 
 const $ = (id) => document.getElementById(id);
 const processes = new Map(); // by id: what each of them has told
 const panels = new Map(); // by backend
 const holders = new Set(); // whose stacks are open
 let shown = null; // the id of the process that is shown
+let others = []; // the ids of those that have answered since it did
 let timer = 0;
 let failures = 0;
 let told = new Map(); // the conditions that were told last
@@ -169,12 +170,24 @@ function take(data) {
   known.heard = performance.now() / 1000;
   processes.set(data.process.id, known);
   const silent = (id) => known.heard - processes.get(id).heard;
-  if (shown === null || !processes.has(shown) || silent(shown) > LEAVE) shown = data.process.id;
+  others = data.process.id === shown ? [] : [...others, data.process.id];
+  if (shown === null || !processes.has(shown) || gone()) stay(data.process.id);
   for (const id of processes.keys()) {
     const begun = id !== data.process.id && id === data.process.unused;
-    if (begun && shown === id) shown = data.process.id; // it is the same, which has begun to use its pools
+    if (begun && shown === id) stay(data.process.id); // it is the same, which has begun to use its pools
     if (begun || (id !== shown && silent(id) > FORGET)) processes.delete(id);
   }
+}
+
+/** Whether the process that is shown has ended, as far as can be told: any may answer, and only others did. */
+function gone() {
+  const all = new Set(others).size + 1;
+  return (1 - 1 / all) ** others.length < CHANCE;
+}
+
+function stay(id) {
+  shown = id;
+  others = [];
 }
 
 /** Shows the process that is shown. */
@@ -282,7 +295,7 @@ $("pause").addEventListener("click", () => {
   age();
 });
 $("process").addEventListener("change", () => {
-  shown = $("process").value;
+  stay($("process").value);
   told = new Map();
   show();
 });
