@@ -50,8 +50,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.queue = []
 
     def teardown(self):
+        self.gate._settle()  # first: a turn may be left lying
         self.settle()
-        self.gate._settle()
         while self.inside:
             for visitor in self.inside:
                 visitor.do(self.gate.leave)

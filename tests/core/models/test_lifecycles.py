@@ -22,10 +22,10 @@ class Engine(test_lifecycle.Engine):
 
     opened = closed = 0
 
-    def announce_open(self):
+    def note_open(self):
         self.opened += 1
 
-    def announce_closed(self):
+    def note_closed(self, held):
         self.closed += 1
 
 
@@ -57,7 +57,9 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.start = Starter()
-        self.lifecycle = Lifecycle("db", self.start)
+        self.lifecycle = Lifecycle(
+            "db", self.start, opened=Engine.note_open, closed=Engine.note_closed
+        )
         self.told = 0  # calls of when_opened
         self.lifecycle.when_opened.append(self.hear)
         self.running = None
