@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextvars import ContextVar
 from threading import get_ident
 from time import monotonic, perf_counter
@@ -12,13 +11,9 @@ from typing import Any, TypeVar
 
 from ..core.deadline import NEVER, Deadline, ambient, impose
 from ..kit.kit import PoolKit
+from .held import Span, holds, recall
 
 ResultT = TypeVar("ResultT")
-
-logger = logging.getLogger("poolkit.hosts")
-
-Span = tuple[float, float]
-"""From when to when, in seconds of :func:`time.perf_counter`."""
 
 _MANY = 64
 """Steps after which a request looks which of them it has to remember."""
@@ -39,10 +34,10 @@ class Scope:
         "_began",
         "_first",
         "_inside",
-        "_kit",
         "_limit",
         "_many",
         "_outside",
+        "_pools",
         "_steps",
         "_thread",
         "name",
@@ -52,7 +47,7 @@ class Scope:
         self, kit: PoolKit, name: str, allowed: float | None, asked: float | None = None
     ) -> None:
         self.name = name
-        self._kit = kit
+        self._pools = kit.pools.values()
         self._arrived = monotonic()
         self._thread = get_ident()
         self._steps: list[Span] = []  # of that thread
@@ -89,9 +84,9 @@ class Scope:
             steps = self._steps
             steps.append((self._began, perf_counter()))
             if len(steps) >= self._many:
-                holding = holds(self._kit, [(0.0, steps[-1][1])])
+                holding = holds(self._pools, [(0.0, steps[-1][1])])
                 self._steps = (
-                    [step for step in steps if holds(self._kit, [step])] if holding else []
+                    [step for step in steps if holds(self._pools, [step])] if holding else []
                 )
                 self._many = max(_MANY, 2 * len(self._steps))
 
@@ -112,12 +107,12 @@ class Scope:
 
     def holds_anything(self) -> bool:
         """Whether this thread holds what it got in the request."""
-        return self.is_here and holds(self._kit, self._steps)
+        return self.is_here and holds(self._pools, self._steps)
 
     def end(self) -> None:
         """Take back what this thread got in the request and still holds, and have that told. Never raises."""
         if self.is_here:  # or it would be somebody else's
-            recall(self._kit, self._steps, reason=f"{self.name} ended")
+            recall(self._pools, self._steps, reason=f"{self.name} ended")
 
     def _deadline(self, allowed: float | None) -> Deadline:
         asked = self._asked
@@ -135,23 +130,3 @@ def current_scope() -> Scope | None:
     """
     scope = _current.get()
     return scope if scope is not None and scope.is_here else None
-
-
-def holds(kit: PoolKit, spans: Iterable[Span]) -> bool:
-    """Whether the calling thread still holds anything of *kit* that it got in one of the *spans*."""
-    return any(
-        pool.holds(since=since, until=until)
-        for pool in kit.pools.values()
-        for since, until in spans
-    )
-
-
-def recall(kit: PoolKit, spans: Iterable[Span], *, reason: str) -> None:
-    """Take back what the calling thread still holds of *kit* and got in one of the *spans*. Never raises."""
-    for pool in kit.pools.values():
-        try:
-            if pool.holds():  # mostly not, and then there is no need to look span by span
-                for since, until in spans:
-                    pool.recall(since=since, until=until, reason=reason)
-        except Exception:
-            logger.exception("pool %r: what %s could not be taken back", pool.name, reason)

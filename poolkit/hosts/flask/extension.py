@@ -12,7 +12,8 @@ from flask.signals import appcontext_pushed
 from ...core import checks
 from ...core.errors import ConfigError
 from ...kit.kit import PoolKit
-from ..scope import current_scope, recall
+from ..held import recall
+from ..scope import current_scope
 from ..wsgi import PoolsMiddleware
 from .answers import with_answers
 from .cli import commands
@@ -92,7 +93,9 @@ class AppPools:
     def _end_context(self, error: BaseException | None) -> None:  # noqa: ARG002 - Flask's
         since = g.get(_SINCE)
         if since is not None:
-            recall(self.kit, [(since, math.inf)], reason="the application context ended")
+            recall(
+                self.kit.pools.values(), [(since, math.inf)], reason="the application context ended"
+            )
 
 
 def _checked(kit: PoolKit | None) -> PoolKit | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ...core.deadline import Cancellation, Deadline, deadline
 from ...kit.backends import AnyPool
+from ..held import recall
 from .failures import CallFailed, explained, leaves
 from .threads import Threads
 
@@ -106,20 +108,11 @@ async def _in_thread(
         try:
             return work()
         finally:
-            _recall(within.in_use, since=began, reason=f"{what} ended")
+            recall(within.in_use, [(began, math.inf)], reason=f"{what} ended")
 
     return await within.threads.run(
         leaving_nothing, name=what, until=until, cancellation=cancellation
     )
-
-
-def _recall(pools: Iterable[AnyPool], *, since: float, reason: str) -> None:
-    """Take back what this thread got at *since* or later, and still holds. Never raises."""
-    for pool in pools:
-        try:
-            pool.recall(since=since, reason=reason)
-        except Exception:
-            logger.exception("pool %r: what %s could not be taken back", pool.name, reason)
 
 
 async def _awaited(work: AsyncFunction, cancellation: Cancellation) -> Any:
