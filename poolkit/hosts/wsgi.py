@@ -51,6 +51,9 @@ class PoolsMiddleware:
         return _Exchange(scope, self._answering, environ, start_response).begin(self._app)
 
 
+_END = object()
+
+
 class _Exchange:
     """One request and its response, which is this iterator.
 
@@ -63,6 +66,7 @@ class _Exchange:
         "_body",
         "_closed",
         "_environ",
+        "_failure",
         "_head",
         "_scope",
         "_start_response",
@@ -84,8 +88,9 @@ class _Exchange:
         self._head: tuple[str, list[tuple[str, str]]] | None = None
         self._write: Callable[[bytes], object] | None = None
         self._closed = False
+        self._failure: BaseException | None = None
         self._body: Any = ()
-        self._steps: Iterator[bytes] = iter(())
+        self._steps: Iterator[bytes | object] = iter(())
 
     def begin(self, app: WSGIApplication) -> Iterable[bytes]:
         """Call *app*, and return the body of the response."""
@@ -110,10 +115,9 @@ class _Exchange:
     def __next__(self) -> bytes:
         try:
             with self._scope:
-                piece = next(self._steps)
-        except StopIteration:
-            self._tell()
-            raise
+                piece = next(self._steps, _END)
+                if piece is _END:  # all is sent: what is left to do needs no step of its own
+                    self._close_body()
         except Exception as error:
             if (answer := self._answer(error)) is None:
                 raise
@@ -121,22 +125,32 @@ class _Exchange:
             return answer
         if self._write is None:
             self._tell()
-        return piece
+        if piece is _END:
+            raise StopIteration
+        return piece  # type: ignore[return-value]
 
     def close(self) -> None:
         """Close the app's body, and end the request."""
         if self._closed:
             return
         self._closed = True
-        close = getattr(self._body, "close", None)
-        try:
-            if close is not None:
-                with self._scope:
-                    close()
-        finally:
-            self._scope.end()
+        if hasattr(self._body, "close"):
+            with self._scope:
+                self._close_body()
+        self._scope.end()
+        if self._failure is not None:
+            raise self._failure
 
-    def _open(self, app: WSGIApplication) -> Iterator[bytes]:
+    def _close_body(self) -> None:
+        body, self._body = self._body, ()
+        close = getattr(body, "close", None)
+        if close is not None:
+            try:
+                close()
+            except BaseException as error:  # noqa: BLE001 - raised when the server has sent all
+                self._failure = error
+
+    def _open(self, app: WSGIApplication) -> Iterator[bytes | object]:
         self._body = app(self._environ, self._start)
         return iter(self._body)
 
