@@ -155,11 +155,10 @@ class Pool(Generic[ConfigT, RunningT]):
         running = self._lifecycle.latest
         if running is None:
             return False
-        thread = threading.current_thread()
-        return any(
-            lender.book and lender.holds(thread, since=since, until=until)
-            for lender in running.lenders
-        )
+        for lender in running.lenders:
+            if lender.book and lender.holds(threading.current_thread(), since=since, until=until):
+                return True
+        return False
 
     def ping(self, timeout: float = HEALTH_TIMEOUT) -> float:
         """Ask the backend for a sign of life, and return how many seconds that took.
