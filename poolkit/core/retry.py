@@ -264,6 +264,7 @@ class _Repetition(Generic[ResultT]):
         self._before_pause = before_pause
         self._backoff = tenacity.wait_random_exponential(multiplier=policy.base, max=policy.cap)
         self._pending: Exception | None = None
+        self._failure: BaseException | None = None
         self._verdict = OWN
         self._price = 0
 
@@ -316,13 +317,18 @@ class _Repetition(Generic[ResultT]):
         return not self._retrier.budget.spend(self._price)
 
     def _sleep(self, seconds: float) -> None:
-        self._deadline.sleep(seconds, self._retrier.sleep)
-        if self._deadline.expired:
-            raise self._deadline.exceeded(self._retrier.label, stage="waiting")
+        error, self._failure = self._failure, None
+        try:
+            self._deadline.sleep(seconds, self._retrier.sleep)
+            if self._deadline.expired:
+                raise self._deadline.exceeded(self._retrier.label, stage="waiting") from error
+        finally:
+            del error  # or it and this frame would keep each other alive
 
     def _announce(self, state: tenacity.RetryCallState) -> None:
         self._before_pause()
         error = state.outcome.exception() if state.outcome is not None else None
+        self._failure = error
         if error is not None:
             self._retrier.announce(state.attempt_number, state.upcoming_sleep, error)
 

@@ -365,9 +365,10 @@ def test_a_pause_ends_early_when_it_is_cancelled():
     failing = Failing()
 
     with deadline(math.inf, cancellation=cancellation) as limit:
-        with pytest.raises(Cancelled, match="pool 'db': cancelled while waiting"):
+        with pytest.raises(Cancelled, match="pool 'db': cancelled while waiting") as caught:
             bench.call(failing, deadline=limit)
 
+    assert caught.value.__cause__ is failing.errors[0]  # what it was to be tried again for
     assert failing.attempts == 1
     assert bench.pauses == [PULSE]
 
