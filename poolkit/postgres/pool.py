@@ -163,11 +163,11 @@ class PostgresPool(Pool[PostgresConfig, Running]):
                     yield from rows
                     if len(rows) < size:
                         break
+                cursor.close()
             except BaseException:
                 # The rollback closes it on the server; doing that here could fail once more.
                 cursor._closed = True
                 raise
-            cursor.close()
 
     def connection(self) -> Borrowed:
         """Borrow a connection for a ``with`` block, with psycopg_pool's semantics.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import tracemalloc
+import warnings
 from collections.abc import Callable
 
 import psycopg
@@ -116,6 +118,20 @@ def test_left_after_its_deadline_ends_quietly(
     assert db.stats().in_use == 0
     assert db.query("select 1") == [(1,)]
     assert unraisable == []
+
+
+def test_one_whose_server_is_lost_after_the_last_row_leaves_no_open_cursor(
+    db: PostgresPool, watch: Watch
+) -> None:
+    rows = db.stream("select pg_backend_pid()")
+    (backend,) = next(rows)
+    watch.ask("select pg_terminate_backend(%s, 5000)", [backend])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(psycopg.Error):
+            next(rows)
+        gc.collect()
+    assert [str(each.message) for each in told] == []
 
 
 def test_stream_of_an_abandoned_thread_is_reclaimed(conninfo: str, make_pool: MakePool) -> None:
