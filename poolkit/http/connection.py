@@ -274,6 +274,8 @@ class PooledConnection(_Base):
         sock: Any = self.sock
         if sock is None or not self._reader.is_empty:
             return False
+        if type(sock) is BoundedSocket and sock.is_silent():
+            return True
         try:
             if not self._poller.poll(0):
                 return True

@@ -44,6 +44,7 @@ def dial_path(path: str, until: Deadline) -> BoundedSocket:
     try:
         sock.settimeout(max(0.001, min(until.remaining(), 60.0)))
         sock.connect(path)
+        sock.settimeout(None)
     except BaseException:
         sock.close()
         raise

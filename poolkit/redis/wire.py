@@ -6,22 +6,18 @@ redis-py's connections read and write through it, so that whatever they do keeps
 from __future__ import annotations
 
 import math
-import select
 import socket
 import ssl
-import struct
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from ..core import kernel_time
 from ..core.combining import SILENCE
 from ..core.deadline import NEVER, Deadline
 
 LONGEST = 3600.0
 """Seconds of one wait in the kernel; longer ones are several."""
-
-SLACK = 0.010
-"""Seconds that a wait may end late, to spare a system call."""
 
 
 def shake_hands(sock: ssl.SSLSocket, until: Deadline) -> None:
@@ -31,7 +27,7 @@ def shake_hands(sock: ssl.SSLSocket, until: Deadline) -> None:
         try:
             sock.do_handshake()
         except TimeoutError as error:
-            _check_if_lost(error)
+            kernel_time.check_if_lost(error)
             if until.expired:
                 raise
         else:
@@ -110,43 +106,24 @@ class Wire:
 
 
 class PlainWire(Wire):
-    """One without TLS, where the kernel keeps the time.
-
-    Python's own time-outs poll before each call, which costs a system call and lets go of the
-    interpreter lock once more; here neither happens.
-    """
+    """One without TLS, where the kernel keeps the time."""
 
     def _prepare(self) -> None:
-        self._sock.settimeout(None)
-        self._limit = math.inf  # what the kernel was told
+        self._time = kernel_time.KernelTime(self._sock)
 
     def _send(self, data: Any) -> int:
-        while True:
-            left = self._left()
-            try:
-                return self._sock.send(data, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                poller = select.poll()
-                poller.register(self._sock, select.POLLOUT)
-                poller.poll(max(1, left * 1000))
+        return kernel_time.send(self._sock, data, self._left())
 
     def _receive(self, call: Any, data: Any) -> Any:
         while True:
-            left = self._left()
-            if self._limit > left + SLACK or self._limit < left / 2:
-                self._tell(left)
+            self._time.allow(self._sock, self._left())
             try:
                 return call(data)
             except BlockingIOError:
                 self._was_silent()  # the kernel's time is up; ours perhaps not
             except TimeoutError as error:
-                _check_if_lost(error)
+                kernel_time.check_if_lost(error)
                 raise
-
-    def _tell(self, seconds: float) -> None:
-        value = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1_000_000)))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._limit = seconds
 
 
 class TlsWire(Wire):
@@ -165,11 +142,5 @@ class TlsWire(Wire):
             try:
                 return call(data)
             except TimeoutError as error:
-                _check_if_lost(error)
+                kernel_time.check_if_lost(error)
                 self._was_silent()  # perhaps that was only the longest of a single wait
-
-
-def _check_if_lost(error: TimeoutError) -> None:
-    """Raise the loss of the connection if *error* is the kernel's, which has given it up: its next word is the end."""
-    if error.errno is not None:
-        raise ConnectionAbortedError(error.errno, error.strerror) from error

@@ -13,8 +13,9 @@ from time import monotonic, sleep
 import pytest
 import trustme
 
+from poolkit.core.kernel_time import SLACK
 from poolkit.redis import wire as wire_module
-from poolkit.redis.wire import SLACK, PlainWire, TlsWire
+from poolkit.redis.wire import PlainWire, TlsWire
 from tests.core.support import LONG, Task
 
 from .support import SCHEDULING, Stopwatch
