@@ -1,8 +1,9 @@
 """Build the distributions, and install the wheel in empty environments: what a user will do.
 
 On each Python from 3.10 to 3.13 that is found: without extras, and with all of them. On the first: with each
-extra by itself, and with the lowest versions that setup.cfg admits, with which a part of the tests is run. It needs
-only the standard library, and the network; everything happens in a temporary folder, which is removed.
+extra by itself, and the source distribution with the lowest versions that setup.cfg admits, with which a part of its
+tests is run. It needs only the standard library, and the network; everything happens in a temporary folder, which
+is removed.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ LOWEST_TESTS = (
     "tests/redis/test_api.py",
     "tests/http/test_request.py",
     "tests/firestore/test_operations.py",
+    "tests/observe",
+    "tests/hosts/test_flask.py",
+    "tests/hosts/test_mcp.py",
+    "tests/cli",
+    "tests/examples",
+    "tests/packaging",
 )
 LIMIT = 900  # seconds for one command
 
 
 class Failed(Exception):
-    """A command failed; its output was shown."""
+    """A command failed, and its output was shown; or it did not say what it must."""
 
 
 def main() -> int:
@@ -43,14 +50,14 @@ def main() -> int:
         try:
             pythons = find_pythons()
             tools = make_tools(folder)
-            wheel = build(folder, tools)
+            source, wheel = build(folder, tools)
             for version, python in pythons.items():
                 check(folder, tools, wheel, python, f"{version}, no extra", ())
                 check(folder, tools, wheel, python, f"{version}, all extras", FOR_USERS)
             first, python = next(iter(pythons.items()))
             for extra in FOR_USERS:
                 check(folder, tools, wheel, python, f"{first}, [{extra}]", (extra,))
-            test_lowest(folder, tools, python, first)
+            test_lowest(folder, tools, source, python, first)
         except Failed as failure:
             print(f"\nFailed: {failure}")
             return 1
@@ -86,8 +93,8 @@ def make_tools(folder: Path) -> Path:
     return python
 
 
-def build(folder: Path, tools: Path) -> Path:
-    """Build both distributions, the wheel from the source, of what git knows; return the wheel."""
+def build(folder: Path, tools: Path) -> tuple[Path, Path]:
+    """Build both distributions, the wheel from the source, of what git knows; return them in this order."""
     step("sdist and wheel")
     house = folder / "house"
     names = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", at=HOUSE)
@@ -96,10 +103,10 @@ def build(folder: Path, tools: Path) -> Path:
             (house / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(HOUSE / name, house / name)
     run(tools, "-W", "error", "-m", "build", "--outdir", folder / "dist", at=house)
-    built = sorted((folder / "dist").iterdir())
+    source, wheel = built = [next((folder / "dist").glob(kind)) for kind in ("*.tar.gz", "*.whl")]
     run(tools, "-m", "twine", "check", "--strict", *built)
     done(", ".join(f"{each.name} {each.stat().st_size // 1000} kB" for each in built))
-    return next(each for each in built if each.suffix == ".whl")
+    return source, wheel
 
 
 def check(
@@ -115,30 +122,52 @@ def check(
     farewell = "ignore:You are using a non-supported Python version:FutureWarning"
     probe = HOUSE / ".ci" / "probe.py"
     said = run(mine, "-W", "error", "-W", farewell, "-I", probe, *extras, at=folder)
-    run(mine, "-m", "poolkit", "--version", at=folder, expect=0 if "cli" in extras else 2)
+    check_command(mine.parent / "poolkit", folder, works="cli" in extras)
     shutil.rmtree(mine.parents[1])
     done(said.strip())
 
 
-def test_lowest(folder: Path, tools: Path, python: str, version: str) -> None:
-    """Run tests with the lowest versions of what poolkit needs."""
-    settings = configparser.RawConfigParser()
-    settings.read(HOUSE / "setup.cfg")
-    needed = re.findall(
-        r"^([\w-]+)(?:\[[\w,]+\])?>=([\w.]+)", settings["options"]["install_requires"], re.MULTILINE
-    )
-    lowest = sorted({f"{name}=={bound}" for name, bound in needed})
+def check_command(command: Path, folder: Path, *, works: bool) -> None:
+    """Run the *command* that was installed: all its parts come with the extra ``cli``, without which it names that."""
+    if not works:
+        said = run(command, "--version", at=folder, expect=2)
+        must("poolkit[cli]" in said, f"the command does not name its extra: {said}")
+        return
+    must(run(command, "--version", at=folder).startswith("poolkit "), "poolkit --version")
+    for part in ("demo", "check", "config", "completion"):
+        run(command, part, "--help", at=folder)
+    must("production" in run(command, "presets", at=folder), "poolkit presets")
+
+
+def test_lowest(folder: Path, tools: Path, source: Path, python: str, version: str) -> None:
+    """Run tests of the source distribution with the lowest versions of what poolkit and its extras need."""
+    lowest = find_lowest()
     step(f"{version}, lowest: {' '.join(lowest)}")
     constraints = folder / "lowest.txt"
     constraints.write_text("\n".join(lowest))
+    run(sys.executable, "-m", "tarfile", "-e", source, folder / "source")
+    (house,) = (folder / "source").iterdir()
     mine = make_environment(folder, python)
-    pip(tools, mine, "install", "-c", str(constraints), "--editable", f"{folder / 'house'}[dev]")
+    pip(tools, mine, "install", "-c", str(constraints), "--editable", f"{house}[dev]")
     pip(tools, mine, "check")
     done()
     step("their tests")
-    tests = [name for name in LOWEST_TESTS if (HOUSE / name).exists()]
-    said = run(mine, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, at=folder / "house")
+    said = run(
+        mine, "-m", "pytest", "-q", "--numprocesses=2", "--dist=loadfile", *LOWEST_TESTS, at=house
+    )
     done(said.strip().splitlines()[-1])
+
+
+def find_lowest() -> list[str]:
+    """Return the lower bounds of setup.cfg, those of its extras for users too, as constraints for pip."""
+    settings = configparser.RawConfigParser()
+    settings.read(HOUSE / "setup.cfg")
+    extras = settings["options.extras_require"]
+    needed = "\n".join(
+        [settings["options"]["install_requires"], *(extras[name] for name in FOR_USERS)]
+    )
+    bounds = re.findall(r"^([\w-]+)(?:\[[\w,]+\])?>=([\w.]+)", needed, re.MULTILINE)
+    return sorted({f"{name}=={bound}" for name, bound in bounds})
 
 
 def make_environment(folder: Path, python: str) -> Path:
@@ -173,6 +202,11 @@ def run(*command: object, at: Path | None = None, expect: int = 0) -> str:
         print(f"\n{ended.stdout}")
         raise Failed(f"{' '.join(map(str, command))}: status {ended.returncode}, not {expect}")
     return ended.stdout
+
+
+def must(right: bool, otherwise: str) -> None:
+    if not right:
+        raise Failed(otherwise)
 
 
 def step(what: str) -> None:

@@ -12,12 +12,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import poolkit
-from poolkit import HttpPool, PostgresPool, RedisPool, embedded
+
+LOADED = {name.partition(".")[0] for name in sys.modules}
+"""What ``import poolkit`` has loaded."""
+
+from poolkit import HttpPool, PostgresPool, RedisPool, embedded  # noqa: E402
+
+DRIVERS = {"google", "grpc", "psycopg", "psycopg_pool", "redis", "requests", "tenacity", "urllib3"}
 
 OPTIONAL = {
     "poolkit.observe.prometheus": ("prometheus_client", "prometheus"),
     "poolkit.observe.opentelemetry": ("opentelemetry", "otel"),
     "poolkit.hosts.flask": ("flask", "flask"),
+    "poolkit.hosts.dashboard.blueprint": ("flask", "flask"),
     "poolkit.hosts.mcp": ("mcp", "mcp"),
 }
 """What each optional module needs beside poolkit's own dependencies, and the extra that brings it."""
@@ -28,6 +35,7 @@ def main(extras: set[str]) -> str:
     installed = Path(poolkit.__file__).parent
     must("site-packages" in installed.parts, f"{installed} is not the installed one")
     must((installed / "py.typed").exists(), "py.typed is missing")
+    must(not LOADED & DRIVERS, f"import poolkit loads {LOADED & DRIVERS}")
     for name in poolkit.__all__:
         getattr(poolkit, name)
     for module, (needed, extra) in OPTIONAL.items():

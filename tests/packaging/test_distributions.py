@@ -75,7 +75,7 @@ def files_under(folder: str) -> set[str]:
     return {
         str(path.relative_to(ROOT))
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and "_build" not in path.parts
+        if path.is_file() and not {"__pycache__", "_build", "results"}.intersection(path.parts)
     }
 
 
@@ -88,7 +88,7 @@ def test_the_wheel_has_the_package_its_data_and_nothing_else(built):
 
 
 def test_the_source_has_what_it_takes_to_test_and_document_it(built):
-    for folder in ("poolkit", "tests", "docs", ".ci"):
+    for folder in ("poolkit", "tests", "examples", "benchmarks", "docs", ".ci"):
         assert files_under(folder) - built.source == set()
     assert {"README.rst", "CHANGELOG.rst", "LICENSE", "Makefile", "setup.cfg"} <= built.source
     assert not [name for name in built.source if "__pycache__" in name or name.endswith(".pyc")]
