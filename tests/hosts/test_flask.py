@@ -672,9 +672,10 @@ def test_a_client_that_disconnects_from_a_stream_gives_the_connection_back(app):
     with server, Serving(server) as port:
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         client.request("GET", "/")
-        assert client.getresponse().read(1000)
+        answer = client.getresponse()
+        assert answer.read(1000)
         assert pool.stats().in_use == 1
-        client.close()
+        answer.close()  # it has the socket, which would be closed with it when it is collected
         eventually(lambda: pool.stats().in_use == 0)
     assert pool.stats().leaked == 0
     assert pool.query("select 1") == [(1,)]
