@@ -73,9 +73,14 @@ def parse(conninfo: object) -> Address:
 def _is_misread(conninfo: str, ports: str) -> bool:
     """Whether part of a password, for want of percent-encoding, may have been read as host or database."""
     scheme, _, rest = conninfo.partition("://")
-    authority, _, path = rest.partition("?")[0].partition("/")
-    if scheme in ("postgresql", "postgres") and (authority.count("@") > 1 or "@" in path):
-        return True
+    if scheme in ("postgresql", "postgres"):
+        user, at, place = rest.partition("@")
+        if not at or "/" in user:
+            # libpq looks for a user before the first slash only, but beyond a question mark.
+            user, place = "", rest
+        parameters = "?" in user.partition(":")[0] or "=" in user.partition("?")[2]
+        if parameters or "@" in place.partition("?")[0]:
+            return True
     return not all(port == "" or port.strip().isdigit() for port in ports.split(","))
 
 
