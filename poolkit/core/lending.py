@@ -283,7 +283,6 @@ class Lender(Generic[ResourceT]):
 
     def timed_out(self, waited: float, deadline: Deadline, stage: str) -> PoolKitError:
         """Count and tell a wait that was too long, and return the error that says so."""
-        self.reclaim()
         error: PoolKitError
         if deadline.expired:
             error = deadline.exceeded(f"pool {self.name!r}", stage=stage)
@@ -293,6 +292,7 @@ class Lender(Generic[ResourceT]):
                 stats=self.stats(),
                 holders=self.holders(),
             )
+        self.reclaim()  # not before: a thread that died holding is who it was waited for
         self._tally.mine().timeouts += 1
         self._events.tell(TimedOut, waited=waited, error=error)
         return error

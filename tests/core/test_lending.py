@@ -593,6 +593,20 @@ def test_the_lease_of_a_thread_that_died_is_reclaimed_and_reported(warnings):
     pool.assert_all_there()
 
 
+def test_who_waited_in_vain_for_a_thread_that_died_is_told_of_it():
+    pool = Pool()
+    kept = []
+    Task(lambda: kept.append(pool.lender.lend(NEVER)), name="short-lived").result()
+
+    with pytest.raises(PoolTimeout, match="short-lived") as caught:
+        pool.lender.lend(NEVER)
+
+    (holder,) = caught.value.holders
+    assert "it has ended" in holder.now_at
+    assert caught.value.stats.in_use == 1
+    pool.assert_all_there()  # what it held is back all the same
+
+
 def test_a_dead_threads_lease_that_comes_back_late_has_no_effect():
     pool = Pool()
     kept = []
