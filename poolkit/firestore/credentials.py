@@ -33,8 +33,11 @@ class Identity:
 
 def from_file(path: str) -> Identity:
     """Return whom a service account's key file is for. Raises :class:`~poolkit.ConfigError`."""
-    file = Path(path)
-    if not file.is_file():
+    try:
+        is_there = Path(path).is_file()
+    except OSError:  # its name is too long, say
+        is_there = False
+    if not is_there:
         raise ConfigError(f"credentials_file {path!r}: there is no such file")
     try:
         found = service_account.Credentials.from_service_account_file(path, scopes=SCOPES)

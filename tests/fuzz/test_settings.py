@@ -91,6 +91,7 @@ def environment(places):
 @given(st.sampled_from(PLACES), TEXTS)
 @example(("http", "headers"), "[" * 100_000)
 @example(("postgres", "min_size"), LONG_NUMBER)
+@example(("firestore", "credentials_file"), LONG_NUMBER)
 def test_a_variable_is_taken_or_named_in_the_refusal(place, text):
     _, said = attempt(PoolKit.from_env, environment({place: text}))
 
