@@ -505,8 +505,10 @@ class PooledConnection(AbstractConnection):
             raise redis.ConnectionError(
                 f"the connection to {self._host_error()} was lost: {error}"
             ) from error
-        if isinstance(error, (IndexError, ValueError)) and not isinstance(error, UnicodeError):
-            # redis-py took apart what came, as the error or the message that it began like.
+        odd = (IndexError, TypeError, ValueError)
+        if isinstance(error, odd) and not isinstance(error, UnicodeError):
+            # redis-py took apart what came, as the error or the message that it began like; or a map has a key
+            # that no dictionary takes.
             raise InvalidResponse(f"{self._host_error()} sent what is no reply") from error
         raise error
 

@@ -114,6 +114,7 @@ def scene(request):
 @example(replies=b"$5\r\n\xff\xfe\xfd\xfc\xfb\r\n", hangs_up=False)
 @example(replies=b"+OK\r\n+OK\r\n", hangs_up=False)
 @example(replies=b">0\r\n", hangs_up=False)
+@example(replies=b"%1\r\n*2\r\n+a\r\n+b\r\n+c\r\n", hangs_up=False)
 def test_whatever_a_command_is_answered_the_next_has_an_answer_of_its_own(scene, replies, hangs_up):
     scene.says, scene.hangs_up = replies, hangs_up
 
@@ -129,7 +130,9 @@ def test_whatever_a_pipeline_is_answered_the_next_has_an_answer_of_its_own(
     scene, replies, hangs_up, before, after
 ):
     scene.says, scene.hangs_up = replies, hangs_up
-    commands = [("ECHO", "a")] * before + [("ECHO", HOSTILE)] + [("ECHO", "z")] * after
+    commands = [("ECHO", "a")] * before + [("ECHO", HOSTILE)]
+    if hangs_up:  # else answers too many might come when they can't be told from the next command's
+        commands += [("ECHO", "z")] * after
 
     with suppress(redis.RedisError, PoolKitError, UnicodeDecodeError):
         answers = scene.pool.pipeline(commands)
