@@ -39,7 +39,7 @@ demo: $(installed) ## Serve 500 concurrent requests three ways, and compare
 	@$(bin)/poolkit demo $(ARGS)
 
 .PHONY: test
-test: $(installed) $(VENV)/.browser ## Run the tests
+test: $(installed) $(VENV)/.browser $(VENV)/.pgbouncer ## Run the tests
 	$(python) -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 .PHONY: fuzz
@@ -49,6 +49,11 @@ fuzz: $(installed) ## Run the generated tests with new and many more examples
 # Where there is no browser, and none can be had, the tests that need one are skipped, and say so.
 $(VENV)/.browser: $(installed)
 	@.ci/find-browser >/dev/null || .ci/install-browser || true
+	@touch $@
+
+# The same for PgBouncer: what needs it is left out.
+$(VENV)/.pgbouncer: $(installed)
+	@.ci/find-pgbouncer >/dev/null || .ci/install-pgbouncer || true
 	@touch $@
 
 .PHONY: screenshots
@@ -95,7 +100,7 @@ package: ## Build it, and install it on each Python with each extra
 	@$(PYTHON) .ci/package.py
 
 .PHONY: chaos
-chaos: $(installed) ## Play faults on all pools for 15 minutes, and check what is promised
+chaos: $(installed) $(VENV)/.pgbouncer ## Play faults on all pools for 15 minutes, and check what is promised
 	$(python) -m tests.faults $(ARGS)
 
 .PHONY: docs

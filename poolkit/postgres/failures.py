@@ -29,6 +29,9 @@ _CONNECTION_LOST = {
     "08007",  # transaction_resolution_unknown
     "40003",  # statement_completion_unknown
 }
+_BY_POOLER = "08P01"
+"""protocol_violation, to PostgreSQL; by PgBouncer it is whatever it has to tell before it hangs up."""
+_NOT_PASSED_ON = ("query_wait_timeout", "server login has been failing")
 _TOO_MANY = {"53300"}  # too_many_connections
 _LOSSES = {
     psycopg.OperationalError,
@@ -55,6 +58,10 @@ def classify(error: BaseException, phase: Phase) -> Verdict:
     state = error.sqlstate
     if state in _SERIALIZATION:
         return _PARTLY_RUN if phase is Phase.IN_PARTS else _NOT_RUN
+    if state == _BY_POOLER and error.diag.severity == "FATAL":
+        if any(sign in str(error) for sign in _NOT_PASSED_ON):
+            return _NOT_RUN
+        state = "08006"
     if state in _CONNECTION_LOST or (state is None and is_loss(error)):
         return _NOT_RUN if phase is Phase.IN_TRANSACTION else _LOST_UNKNOWN
     return OWN
@@ -104,6 +111,7 @@ _LOGIN_SIGNS = (
     ("too many clients", "53300"),
     ("too many connections", "53300"),
     ("remaining connection slots are reserved", "53300"),
+    ("no more connections allowed", "53300"),  # PgBouncer's max_client_conn
     ("password authentication failed", "28P01"),
     ("no password supplied", "28P01"),
     ("no pg_hba.conf entry", "28000"),
@@ -113,4 +121,7 @@ _LOGIN_SIGNS = (
     ("root certificate file", "28000"),
     ("does not support SSL", "28000"),
     ('database "', "3D000"),
+    ("no such user", "28000"),  # PgBouncer's, like the following two
+    ("no such database", "3D000"),
+    ("unsupported startup parameter", "42704"),
 )

@@ -18,10 +18,14 @@ from tests.faults.proxy import FaultProxy, Reset, Way
 from tests.faults.subjects import ELSEWHERE, HOST, SIZE, Subject, until
 from tests.http.dns import ScriptedDns
 
-REPLACED = "sentinels lead past a proxy, and replace a server that fails: see failover"
+REPLACED = {
+    "sentinel": "sentinels lead past a proxy, and replace a server that fails: see failover",
+    "cluster": "its nodes name each other past a proxy, and replace one that fails: see failover",
+}
 
 OUR_DRIVER_LOOKS_UP = {
     "postgres": "libpq looks names up by itself, out of a test's reach",
+    "pgbouncer": "libpq looks names up by itself, out of a test's reach",
     "firestore": "grpc looks names up by itself, out of a test's reach",
 }
 
@@ -105,21 +109,21 @@ def nothing(stage: Stage) -> Iterator[None]:
 # -- the server -----------------------------------------------------------------------------------------
 
 
-@fault("killed and restarted", sentinel=REPLACED)
+@fault("killed and restarted", **REPLACED)
 def killed(stage: Stage) -> Iterator[None]:
     stage.end(stage.subject.server.kill)
     yield
     stage.subject.server.start()
 
 
-@fault("shut down and restarted", sentinel=REPLACED)
+@fault("shut down and restarted", **REPLACED)
 def shut_down(stage: Stage) -> Iterator[None]:
     stage.end(stage.subject.server.stop)  # type: ignore[attr-defined]
     yield
     stage.subject.server.start()
 
 
-@fault("frozen", sentinel=REPLACED)
+@fault("frozen", **REPLACED)
 def frozen(stage: Stage) -> Iterator[None]:
     stage.subject.server.pause()
     yield
@@ -128,7 +132,7 @@ def frozen(stage: Stage) -> Iterator[None]:
 
 @fault(
     "connections ended by the server",
-    sentinel=REPLACED,
+    sentinel=REPLACED["sentinel"],
     http="a server ends connections as a reset or its end does",
     https="a server ends connections as a reset or its end does",
     firestore="the emulator can't be told to",
@@ -140,7 +144,7 @@ def evicted(stage: Stage) -> Iterator[None]:
 
 @fault(
     "connection limit reached",
-    sentinel=REPLACED,
+    sentinel=REPLACED["sentinel"],
     http="a full server is one that accepts nobody: black hole, refused",
     https="a full server is one that accepts nobody: black hole, refused",
     firestore="the emulator has no limit",
@@ -152,7 +156,7 @@ def crowded(stage: Stage) -> Iterator[None]:
 
 @fault(
     "writes refused",
-    sentinel=REPLACED,
+    sentinel=REPLACED["sentinel"],
     http="that is a status, which is an answer as any other",
     https="that is a status, which is an answer as any other",
     firestore="the emulator has no quota",
@@ -164,9 +168,11 @@ def grudging(stage: Stage) -> Iterator[None]:
 
 @fault(
     "certificate expired",
-    sentinel=REPLACED,
     postgres="the private server has no TLS",
+    pgbouncer="the private server has no TLS",
     redis="the private server has no TLS of its own",
+    sentinel="the private server has no TLS of its own",
+    cluster="the private server has no TLS of its own",
     http="there is none",
     firestore="the emulator has no TLS",
 )
@@ -178,7 +184,15 @@ def expired(stage: Stage) -> Iterator[None]:
 ALONE = "it has no other server to take over"
 
 
-@fault("failover", postgres=ALONE, redis=ALONE, http=ALONE, https=ALONE, firestore=ALONE)
+@fault(
+    "failover",
+    postgres=ALONE,
+    pgbouncer=ALONE,
+    redis=ALONE,
+    http=ALONE,
+    https=ALONE,
+    firestore=ALONE,
+)
 def failed_over(stage: Stage) -> Iterator[None]:
     before = stage.subject.server.port
     stage.end(stage.subject.server.kill)
@@ -186,10 +200,55 @@ def failed_over(stage: Stage) -> Iterator[None]:
     assert until(lambda: stage.subject.server.port != before, 20), "no replica was promoted"
 
 
+WHOLE = "one server has all of it"
+
+
+@fault(
+    "slots moved",
+    postgres=WHOLE,
+    pgbouncer=WHOLE,
+    redis=WHOLE,
+    sentinel=WHOLE,
+    http=WHOLE,
+    https=WHOLE,
+    firestore=WHOLE,
+)
+def resharded(stage: Stage) -> Iterator[None]:
+    with meanwhile(stage.subject.move_slots, 0.05):  # type: ignore[attr-defined]
+        yield
+
+
+DIRECT = dict.fromkeys(
+    ("postgres", "redis", "sentinel", "cluster", "http", "https", "firestore"),
+    "there is nothing between it and the proxy",
+)
+
+
+@fault("killed behind the pooler", **DIRECT)
+def killed_behind(stage: Stage) -> Iterator[None]:
+    stage.subject.behind.kill()  # type: ignore[attr-defined]
+    yield
+    stage.subject.behind.start()  # type: ignore[attr-defined]
+
+
+@fault("shut down behind the pooler", **DIRECT)
+def shut_down_behind(stage: Stage) -> Iterator[None]:
+    stage.subject.behind.stop()  # type: ignore[attr-defined]
+    yield
+    stage.subject.behind.start()  # type: ignore[attr-defined]
+
+
+@fault("frozen behind the pooler", **DIRECT)
+def frozen_behind(stage: Stage) -> Iterator[None]:
+    stage.subject.behind.pause()  # type: ignore[attr-defined]
+    yield
+    stage.subject.behind.resume()  # type: ignore[attr-defined]
+
+
 # -- the way there --------------------------------------------------------------------------------------
 
 
-@fault("reset", sentinel=REPLACED)
+@fault("reset", **REPLACED)
 def reset(stage: Stage) -> Iterator[None]:
     with meanwhile(stage.proxy.cut, 0.1):
         yield
@@ -207,7 +266,7 @@ def tampering(stage: Stage, way: Way, change: Callable[[bytes], bytes]) -> Itera
     stage.proxy.pass_through()
 
 
-@fault("reset before the request", sentinel=REPLACED)
+@fault("reset before the request", **REPLACED)
 def reset_before(stage: Stage) -> Iterator[None]:
     def break_off(data: bytes) -> bytes:
         raise Reset
@@ -215,7 +274,7 @@ def reset_before(stage: Stage) -> Iterator[None]:
     return tampering(stage, "request", break_off)
 
 
-@fault("reset in the request", sentinel=REPLACED)
+@fault("reset in the request", **REPLACED)
 def reset_in_request(stage: Stage) -> Iterator[None]:
     def break_off(data: bytes) -> bytes:
         raise Reset(data[: stage.dice.randrange(len(data) or 1)])
@@ -223,7 +282,7 @@ def reset_in_request(stage: Stage) -> Iterator[None]:
     return tampering(stage, "request", break_off)
 
 
-@fault("reset instead of the reply", sentinel=REPLACED)
+@fault("reset instead of the reply", **REPLACED)
 def reset_after(stage: Stage) -> Iterator[None]:
     def break_off(data: bytes) -> bytes:
         raise Reset
@@ -231,7 +290,7 @@ def reset_after(stage: Stage) -> Iterator[None]:
     return tampering(stage, "reply", break_off)
 
 
-@fault("reset in the reply", sentinel=REPLACED)
+@fault("reset in the reply", **REPLACED)
 def reset_in_reply(stage: Stage) -> Iterator[None]:
     def break_off(data: bytes) -> bytes:
         raise Reset(data[: stage.dice.randrange(len(data) or 1)])
@@ -239,7 +298,7 @@ def reset_in_reply(stage: Stage) -> Iterator[None]:
     return tampering(stage, "reply", break_off)
 
 
-@fault("garbage replies", sentinel=REPLACED)
+@fault("garbage replies", **REPLACED)
 def garbage(stage: Stage) -> Iterator[None]:
     def scramble(data: bytes) -> bytes:
         return bytes(stage.dice.randrange(0x80, 0x100) for _ in range(min(len(data), 200)))
@@ -247,13 +306,13 @@ def garbage(stage: Stage) -> Iterator[None]:
     return tampering(stage, "reply", scramble)
 
 
-@fault("half-closed", sentinel=REPLACED)
+@fault("half-closed", **REPLACED)
 def half_closed(stage: Stage) -> Iterator[None]:
     with meanwhile(stage.proxy.half_close, 0.1):
         yield
 
 
-@fault("refused", sentinel=REPLACED)
+@fault("refused", **REPLACED)
 def refused(stage: Stage) -> Iterator[None]:
     stage.proxy.refuse()
     stage.proxy.cut()
@@ -261,42 +320,42 @@ def refused(stage: Stage) -> Iterator[None]:
     stage.proxy.accept()
 
 
-@fault("black hole", sentinel=REPLACED)
+@fault("black hole", **REPLACED)
 def blackhole(stage: Stage) -> Iterator[None]:
     stage.proxy.blackhole()
     yield
     stage.proxy.pass_through()
 
 
-@fault("replies held", sentinel=REPLACED)
+@fault("replies held", **REPLACED)
 def stalled(stage: Stage) -> Iterator[None]:
     stage.proxy.stall_replies()
     yield
     stage.proxy.pass_through()
 
 
-@fault("dripping", sentinel=REPLACED)
+@fault("dripping", **REPLACED)
 def dripping(stage: Stage) -> Iterator[None]:
     stage.proxy.limit(100)
     yield
     stage.proxy.pass_through()
 
 
-@fault("little bandwidth", sentinel=REPLACED)
+@fault("little bandwidth", **REPLACED)
 def narrow(stage: Stage) -> Iterator[None]:
     stage.proxy.limit(20_000)
     yield
     stage.proxy.pass_through()
 
 
-@fault("latency and jitter", sentinel=REPLACED)
+@fault("latency and jitter", **REPLACED)
 def slow(stage: Stage) -> Iterator[None]:
     stage.proxy.delay(0.04, jitter=0.08)
     yield
     stage.proxy.pass_through()
 
 
-@fault("name not found", sentinel=REPLACED, **OUR_DRIVER_LOOKS_UP)
+@fault("name not found", **REPLACED, **OUR_DRIVER_LOOKS_UP)
 def nameless(stage: Stage) -> Iterator[None]:
     stage.names.fails(HOST)
     with meanwhile(stage.proxy.cut, 0.1):
@@ -304,7 +363,7 @@ def nameless(stage: Stage) -> Iterator[None]:
     stage.names.answers(HOST, stage.proxy.host)
 
 
-@fault("moved to another address", sentinel=REPLACED, firestore=OUR_DRIVER_LOOKS_UP["firestore"])
+@fault("moved to another address", **REPLACED, firestore=OUR_DRIVER_LOOKS_UP["firestore"])
 def moved(stage: Stage) -> Iterator[None]:
     # Postgres has both in its conninfo, for others it is what the name leads to.
     proxy = stage.proxy

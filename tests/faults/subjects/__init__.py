@@ -117,6 +117,20 @@ class Evicting(Protocol):
         """End all that it has of pools."""
 
 
+class Divided(Protocol):
+    """Servers that share what is held, each a part."""
+
+    def move_slots(self) -> None:
+        """Move parts of it from one to another, and back."""
+
+
+class Fronted(Protocol):
+    """A server that passes on to another one."""
+
+    behind: Server
+    """The other one."""
+
+
 def until(true: Callable[[], Any], within: float) -> bool:
     """Wait until *true* is, at most *within* seconds; tell whether it is."""
     limit = time.monotonic() + within
@@ -131,7 +145,9 @@ def every() -> Mapping[str, Callable[[], Subject]]:
     """Return what makes each of them, by name."""
     from tests.faults.subjects.firestore import Firestore
     from tests.faults.subjects.http import Http, Https
+    from tests.faults.subjects.pgbouncer import PgBouncer
     from tests.faults.subjects.postgres import Postgres
-    from tests.faults.subjects.redis import Redis, Sentinel
+    from tests.faults.subjects.redis import Cluster, Redis, Sentinel
 
-    return {kind.name: kind for kind in (Postgres, Redis, Sentinel, Http, Https, Firestore)}
+    kinds = (Postgres, PgBouncer, Redis, Sentinel, Cluster, Http, Https, Firestore)
+    return {kind.name: kind for kind in kinds}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 
@@ -27,6 +27,9 @@ class Postgres:
     forgets = False
     errors = (PoolKitError, psycopg.Error)
     pool: PostgresPool
+    server: Any
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """Of the pool, beyond those of each."""
 
     def __init__(self) -> None:
         self.server = PostgresServer(max_connections=SLOTS)
@@ -50,6 +53,7 @@ class Postgres:
             min_size=2,
             max_size=SIZE,
             acquire_timeout=ACQUIRE_TIMEOUT,
+            **self.settings,
         )
 
     def write(self, id: str) -> str:
@@ -135,12 +139,18 @@ class Postgres:
             [f"{OURS}%"],
         )
 
+    @property
+    def _holder(self) -> PostgresServer:
+        """The server that has the effects."""
+        server: PostgresServer = self.server
+        return server
+
     def _row(self, id: str) -> list[str]:
         return [self._cell, id]
 
     def _ask(self, text: Any, params: Any = None) -> list[tuple[Any, ...]]:
         with psycopg.connect(
-            self.server.socket_conninfo, autocommit=True, application_name="bookkeeper"
+            self._holder.socket_conninfo, autocommit=True, application_name="bookkeeper"
         ) as conn:
             cursor = conn.execute(text, params)
             return cursor.fetchall() if cursor.description else []

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 
 from poolkit import PoolKitError, RedisPool
-from poolkit.embedded import RedisSentinel, RedisServer
+from poolkit.embedded import EmbeddedError, RedisCluster, RedisSentinel, RedisServer
 from tests.faults.subjects import ACQUIRE_TIMEOUT, SIZE, Midway
 
 OURS = "chaos"
+
+TAGS = ("b", "c", "d")
+"""Of the slots 3300, 7365 and 11298: each is in another third, and so at another master."""
+
+HALF_MOVED = 0.05
+"""Seconds for which a slot stays between two masters, who answer ASK and TRYAGAIN then."""
 
 
 class Redis:
@@ -52,25 +60,26 @@ class Redis:
 
     def write(self, id: str) -> str:
         # Counted up by a number of its own: so the answer is nobody else's.
-        number = _number(id)
+        number, key = _number(id), self._key(id)
         if number % 2:
-            count, answer = self.pool.pipeline([("HINCRBY", self._hash, id, number), ("ECHO", id)])
+            count, answer = self.pool.pipeline([("HINCRBY", key, id, number), ("ECHO", id)])
         else:
-            count, answer = self.pool.execute("HINCRBY", self._hash, id, number), id
+            count, answer = self.pool.execute("HINCRBY", key, id, number), id
         return str(answer) if count == number else f"{answer}, counted to {count}"
 
     def upsert(self, id: str) -> str:
-        self.pool.execute("HSET", f"{self._hash}:once", id, 1, idempotent=True)
+        self.pool.execute("HSET", f"{self._key(id)}:once", id, 1, idempotent=True)
         return id
 
     def read(self, id: str) -> str:
         return str(self.pool.execute("ECHO", id))
 
     def in_block(self, ids: Sequence[str], midway: Midway) -> Sequence[str] | None:
-        with self.pool.connection() as conn:
+        key = self._key(ids[0])
+        with self.pool.connection(key=key) as conn:
             conn.execute_command("MULTI")
             for number, id in enumerate(ids):
-                conn.execute_command("HINCRBY", self._hash, id, _number(id))
+                conn.execute_command("HINCRBY", key, id, _number(id))
                 conn.execute_command("ECHO", id)
                 if number == 0:
                     midway()
@@ -84,59 +93,72 @@ class Redis:
         pass
 
     def answers(self) -> None:
-        self.server.ask("PING")
+        for key in self._keys:
+            self._server_of(key).ask("PING")
 
     def effects(self) -> Mapping[str, int]:
-        found: dict[str, int] = {}
-        for key in (self._hash, f"{self._hash}:once"):
-            words = [_text(word) for word in self.server.ask("HGETALL", key)]
-            for id, count in zip(words[::2], map(int, words[1::2]), strict=True):
-                found[id] = count if key.endswith(":once") else count // _number(id)
+        found: Counter[str] = Counter()
+        for effects in self._keys:
+            for key in (effects, f"{effects}:once"):
+                words = [_text(word) for word in self._server_of(key).ask("HGETALL", key)]
+                for id, count in zip(words[::2], map(int, words[1::2]), strict=True):
+                    found[id] += count if key.endswith(":once") else count // _number(id)
         return found
 
     def connections(self) -> int:
-        return _text(self.server.ask("CLIENT", "LIST")).count(f" name={OURS} ")
+        lists = [_text(server.ask("CLIENT", "LIST")) for server in self._servers()]
+        return sum(clients.count(f" name={OURS} ") for clients in lists)
 
     @contextmanager
     def crowd(self) -> Iterator[None]:
-        with self._aside() as admin:
-            admin.config_set("maxclients", 1)  # which is the admin itself
-            self._kill(admin)
-            try:
-                yield
-            finally:
-                admin.config_set("maxclients", 1000)
+        with ExitStack() as admins:
+            for server in self._servers():
+                admin = admins.enter_context(_aside(server))
+                admin.config_set("maxclients", 1)  # which is the admin itself
+                admins.callback(admin.config_set, "maxclients", 1000)
+                _kill(admin)
+            yield
 
     @contextmanager
     def refuse_writes(self) -> Iterator[None]:
-        self.server.ask("CONFIG", "SET", "maxmemory", "1")
+        for server in self._servers():
+            server.ask("CONFIG", "SET", "maxmemory", "1")
         try:
             yield
         finally:
-            self.server.ask("CONFIG", "SET", "maxmemory", "0")
+            for server in self._servers():
+                server.ask("CONFIG", "SET", "maxmemory", "0")
 
     def evict(self) -> None:
-        with self._aside() as admin:
-            self._kill(admin)
+        for server in self._servers():
+            with _aside(server) as admin:
+                _kill(admin)
 
-    @property
-    def _hash(self) -> str:
+    def _key(self, id: str) -> str:
+        """Return the hash that has an id."""
         return f"effects:{self._cell}"
 
-    def _aside(self) -> redis.Redis:
-        return redis.Redis.from_url(
-            self.server.socket_url, single_connection_client=True, decode_responses=True
-        )
+    @property
+    def _keys(self) -> Sequence[str]:
+        """All such hashes."""
+        return [self._key("")]
 
-    def _kill(self, admin: redis.Redis) -> None:
-        admin.client_kill_filter(_type="normal", skipme=True)
+    def _server_of(self, key: str) -> RedisServer:
+        """Return the server that has a key."""
+        return self.server
+
+    def _servers(self) -> Sequence[RedisServer]:
+        """Return all servers that run."""
+        return [self.server]
 
 
 class Master:
-    """Whichever server sentinels call the master, as if it were one."""
+    """Whichever server of a group is the master, as if it were one; until another one is, it is the one that was."""
 
-    def __init__(self) -> None:
-        self.group = RedisSentinel()
+    def __init__(self, group: Any, find: Callable[[], RedisServer]) -> None:
+        self.group = group
+        self._find = find
+        self._last: RedisServer | None = None
 
     def start(self) -> None:
         """Start all of it, or what has ended of it, and wait until it is in order."""
@@ -150,7 +172,12 @@ class Master:
         self.group.close()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.group.master, name)
+        try:
+            self._last = self._find()
+        except EmbeddedError:
+            if self._last is None:
+                raise
+        return getattr(self._last, name)
 
 
 class Sentinel(Redis):
@@ -160,7 +187,8 @@ class Sentinel(Redis):
     forgets = True
 
     def __init__(self) -> None:
-        self.server: Any = Master()
+        group = RedisSentinel()
+        self.server: Any = Master(group, lambda: group.master)
         self._cell = ""
 
     @property
@@ -176,6 +204,69 @@ class Sentinel(Redis):
             password=group.password,
             sentinel_password=group.sentinel_password,
         )
+
+
+class Cluster(Redis):
+    """The same with a cluster: spread over its masters, each of which a replica takes over from where it fails.
+
+    What was not passed on yet is lost then.
+    """
+
+    name = "cluster"
+    forgets = True
+
+    def __init__(self) -> None:
+        self._group = RedisCluster()
+        self.server: Any = Master(self._group, lambda: self._group.master_of(TAGS[0]))
+        self._cell = ""
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        return [self._group.password]
+
+    def open(self, cell: str, host: str, port: int) -> None:
+        self._open(cell, nodes=self._group.nodes, password=self._group.password)
+
+    @contextmanager
+    def hold(self) -> Iterator[object]:
+        """Hold a connection to each master."""
+        with ExitStack() as held:
+            yield [held.enter_context(self.pool.connection(key=key)) for key in self._keys]
+
+    def move_slots(self) -> None:
+        for tag, other in zip(TAGS, TAGS[1:] + TAGS[:1], strict=True):
+            slot = self._group.slot_of(tag)
+            home, away = self._group.master_of(tag), self._group.master_of(other)
+            for to in (away, home):
+                self._group.begin_move(slot, to)
+                threading.Event().wait(HALF_MOVED)
+                self._group.finish_move(slot, to)
+
+    def _key(self, id: str) -> str:
+        return self._key_by(TAGS[_number(id) % len(TAGS)])
+
+    @property
+    def _keys(self) -> Sequence[str]:
+        return [self._key_by(tag) for tag in TAGS]
+
+    def _key_by(self, tag: str) -> str:
+        return f"effects:{{{tag}}}:{self._cell}"
+
+    def _server_of(self, key: str) -> RedisServer:
+        return self._group.master_of(key)
+
+    def _servers(self) -> Sequence[RedisServer]:
+        return [server for server in self._group.servers if server.runs]
+
+
+def _aside(server: RedisServer) -> redis.Redis:
+    return redis.Redis.from_url(
+        server.socket_url, single_connection_client=True, decode_responses=True
+    )
+
+
+def _kill(admin: redis.Redis) -> None:
+    admin.client_kill_filter(_type="normal", skipme=True)
 
 
 def _number(id: str) -> int:
