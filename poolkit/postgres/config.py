@@ -44,7 +44,7 @@ class PostgresConfig(PoolConfig):
         send single statements of many threads together, over at most so many connections as long as answers
         are quick; see :doc:`/combining`. Not with ``pgbouncer``.
     ``pgbouncer``
-        the server is PgBouncer in transaction mode: no prepared statements, no startup options.
+        the server is PgBouncer, 1.18 or later, in transaction mode: no prepared statements, no startup options.
     ``listeners``
         :class:`~poolkit.Listener` objects, told what happens.
     """

@@ -222,6 +222,39 @@ def test_what_is_set_for_a_transaction_is_seen_by_nobody_else(pool: PostgresPool
     assert set(together(20, lambda _: pool.query_one("show work_mem"))) == {("4MB",)}
 
 
+def test_what_is_set_for_a_session_ends_with_it_where_pgbouncer_always_resets(
+    make_bouncer: MakeBouncer, postgres_server: PostgresServer, make_pool: MakePool
+) -> None:
+    bouncer = make_bouncer(postgres_server, server_reset_query_always="1")
+    pool = make_pool(bouncer.conninfo, pgbouncer=True, max_size=8, acquire_timeout=10)
+
+    def work(number: int) -> Any:
+        if number % 2:
+            return pool.execute("set work_mem = '7MB'")
+        return pool.query_one("show work_mem")
+
+    assert set(together(40, work)) == {0, ("4MB",)}
+
+
+def test_a_write_given_up_in_pgbouncers_queue_does_not_run_later(
+    make_bouncer: MakeBouncer,
+    postgres_server: PostgresServer,
+    make_pool: MakePool,
+    table: sql.Identifier,
+    watch: Watch,
+) -> None:
+    bouncer = make_bouncer(postgres_server, default_pool_size="1", query_wait_timeout="30")
+    pool = make_pool(bouncer.conninfo, pgbouncer=True, min_size=2, max_size=2)
+    with pool.transaction() as conn:
+        conn.execute("select 1")
+        began = time.monotonic()
+        with deadline(0.3), pytest.raises(DeadlineExceeded):
+            pool.execute(sql.SQL("insert into {} values (1)").format(table))
+        assert time.monotonic() - began < 0.3 + 0.05 + SCHEDULING
+    assert pool.execute(sql.SQL("insert into {} values (2)").format(table)) == 1
+    assert watch.ask(sql.SQL("select id from {}").format(table)) == [(2,)]
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
