@@ -111,7 +111,6 @@ _LOGIN_SIGNS = (
     ("too many clients", "53300"),
     ("too many connections", "53300"),
     ("remaining connection slots are reserved", "53300"),
-    ("no more connections allowed", "53300"),  # PgBouncer's max_client_conn
     ("password authentication failed", "28P01"),
     ("no password supplied", "28P01"),
     ("no pg_hba.conf entry", "28000"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from ..core.deadline import ambient
+from ..core.errors import BackendUnavailable
 from ..core.lease import Lease
 from ..core.lifecycle import Lifecycle
 from .client import HeldClient, hold
@@ -36,7 +37,16 @@ class Borrowed:
             raise RuntimeError("this block is already entered; ask the pool for another connection")
         topology = self._lifecycle.open().topology
         self._node = topology.node_for(self._key, ambient())
-        self._lease, self._conn = self._node.lender.lend(ambient())
+        while True:
+            try:
+                self._lease, self._conn = self._node.lender.lend(ambient())
+                break
+            except BackendUnavailable:
+                # Who waits for a master may find that another one has taken over.
+                there = topology.node_for(self._key, ambient())
+                if there is self._node:
+                    raise
+                self._node = there
         self._client = hold(self._template, self._conn)
         return self._client
 

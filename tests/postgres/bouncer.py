@@ -77,16 +77,15 @@ class PgBouncer(Server):
         """Its address over the Unix socket, with the password."""
         return at(self.conninfo, host=self._started().path)
 
-    def ask(self, *commands: str) -> list[dict[str, Any]]:
-        """Return what its console answers to the last of *commands*, such as ``SHOW CLIENTS``."""
+    def ask(self, command: str) -> list[dict[str, Any]]:
+        """Return what its console answers, such as to ``SHOW CLIENTS``."""
         with psycopg.connect(
             at(self.socket_conninfo, dbname="pgbouncer"),
             autocommit=True,
             cursor_factory=psycopg.ClientCursor,  # its console knows nothing but plain texts
             row_factory=psycopg.rows.dict_row,
         ) as console:
-            for command in commands:
-                cursor = console.execute(command)  # type: ignore[arg-type]
+            cursor = console.execute(command)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
     def _make_home(self) -> Home:

@@ -152,6 +152,7 @@ def test_a_write_waiting_for_a_server_that_is_down_is_known_not_to_have_run(
     with deadline(8), pytest.raises((psycopg.OperationalError, BackendUnavailable)) as caught:
         pool.execute("insert into t values (1)")
     assert not isinstance(caught.value, OutcomeUnknown)
+    assert pool.stats().retries > 0
     server.start()
     # The first who asks PgBouncer is told that the server was down, which poolkit bears.
     assert pool.execute("insert into t values (2)") == 1
@@ -259,15 +260,20 @@ def test_a_write_given_up_in_pgbouncers_queue_does_not_run_later(
     ("wrong", "why"),
     [
         ({"dbname": "nowhere"}, "no such database"),
-        ({"user": "nobody"}, "no such user|authentication failed"),
+        ({"user": "nobody"}, "no such user"),
         ({"options": "-c work_mem=1MB"}, "unsupported startup parameter"),
     ],
 )
 def test_what_only_a_person_can_mend_is_not_tried_again(
-    bouncer: PgBouncer, make_pool: MakePool, wrong: dict[str, str], why: str
+    make_bouncer: MakeBouncer,
+    postgres_server: PostgresServer,
+    make_pool: MakePool,
+    wrong: dict[str, str],
+    why: str,
 ) -> None:
+    bouncer = make_bouncer(postgres_server, auth_type="trust")  # else it tells less
     pool = make_pool(at(bouncer.conninfo, **wrong), pgbouncer=True, min_size=1)
-    with pytest.raises(BackendUnavailable, match=f"({why}).*does not retry") as caught:
+    with pytest.raises(BackendUnavailable, match=f"{why}.*does not retry") as caught:
         pool.query("select 1")
     assert caught.value.retry_after is None
 

@@ -201,6 +201,21 @@ def test_deadlines_hold_throughout_a_failover_and_do_not_hide_it(cache, redis_cl
 
 
 @pytest.mark.slow
+def test_a_block_that_waits_for_a_master_is_at_the_one_that_takes_over(cache, redis_cluster, tags):
+    victim = redis_cluster.master_of(tags[0])
+    cache.set(tags[0], 1)
+    victim.kill()
+
+    def enter():
+        with cache.connection(key=tags[0]) as conn:
+            return conn.set(tags[0], 2)
+
+    waiting = [Task(enter) for _ in range(3)]
+    assert [task.result() for task in waiting] == [True] * 3
+    assert redis_cluster.master_of(tags[0]) is not victim
+
+
+@pytest.mark.slow
 def test_redis_pys_client_finds_the_new_master_too(cache, redis_cluster, tags):
     victim = redis_cluster.master_of(tags[0])
     heir = replica_of(redis_cluster, victim)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import ClassVar
 
 import psycopg
@@ -65,9 +66,14 @@ class PgBouncer(Postgres):
         clients = self.server.ask("SHOW CLIENTS")
         return sum(client["application_name"].startswith(OURS) for client in clients)
 
-    def evict(self) -> None:
-        # In one breath: while a database is killed, whoever logs in waits, and may be us.
-        self.server.ask("KILL postgres", "RESUME postgres")
+    @contextmanager
+    def crowd(self) -> Iterator[None]:
+        self.server.ask("SET max_client_conn = 1")
+        try:
+            self.evict()
+            yield
+        finally:
+            self.server.ask(f"SET max_client_conn = {SLOTS}")
 
     @property
     def _holder(self) -> PostgresServer:

@@ -233,6 +233,11 @@ class Cluster(Redis):
         with ExitStack() as held:
             yield [held.enter_context(self.pool.connection(key=key)) for key in self._keys]
 
+    def read(self, id: str) -> str:
+        """Ask each master."""
+        asked = [("EVAL_RO", "return ARGV[1]", 1, key, id) for key in self._keys]
+        return " ".join(dict.fromkeys(self.pool.pipeline(asked, idempotent=True)))
+
     def move_slots(self) -> None:
         for tag, other in zip(TAGS, TAGS[1:] + TAGS[:1], strict=True):
             slot = self._group.slot_of(tag)
