@@ -203,7 +203,7 @@ def test_deadlines_hold_throughout_a_failover_and_do_not_hide_it(cache, redis_cl
 @pytest.mark.slow
 def test_a_block_that_waits_for_a_master_is_at_the_one_that_takes_over(cache, redis_cluster, tags):
     victim = redis_cluster.master_of(tags[0])
-    cache.set(tags[0], 1)
+    cache.set(tags[1], 1)  # so that the slots are known, and no connection to the victim is
     victim.kill()
 
     def enter():
