@@ -32,6 +32,7 @@ _CONNECTION_LOST = {
 _BY_POOLER = "08P01"
 """protocol_violation, to PostgreSQL; by PgBouncer it is whatever it has to tell before it hangs up."""
 _NOT_PASSED_ON = ("query_wait_timeout", "server login has been failing")
+"""What it says when it has not come to send a statement to the server."""
 _TOO_MANY = {"53300"}  # too_many_connections
 _LOSSES = {
     psycopg.OperationalError,
@@ -58,11 +59,10 @@ def classify(error: BaseException, phase: Phase) -> Verdict:
     state = error.sqlstate
     if state in _SERIALIZATION:
         return _PARTLY_RUN if phase is Phase.IN_PARTS else _NOT_RUN
-    if state == _BY_POOLER and error.diag.severity == "FATAL":
-        if any(sign in str(error) for sign in _NOT_PASSED_ON):
-            return _NOT_RUN
-        state = "08006"
-    if state in _CONNECTION_LOST or (state is None and is_loss(error)):
+    by_pooler = state == _BY_POOLER and error.diag.severity == "FATAL"
+    if by_pooler and any(sign in str(error) for sign in _NOT_PASSED_ON):
+        return _NOT_RUN
+    if by_pooler or state in _CONNECTION_LOST or (state is None and is_loss(error)):
         return _NOT_RUN if phase is Phase.IN_TRANSACTION else _LOST_UNKNOWN
     return OWN
 
