@@ -120,7 +120,6 @@ _LOGIN_SIGNS = (
     ("root certificate file", "28000"),
     ("does not support SSL", "28000"),
     ('database "', "3D000"),
-    ("no such user", "28000"),  # PgBouncer's, like the following two
-    ("no such database", "3D000"),
+    ("no such database", "3D000"),  # PgBouncer's, like the next
     ("unsupported startup parameter", "42704"),
 )
