@@ -16,6 +16,7 @@ from poolkit.embedded import (
     EmbeddedError,
     FirestoreServer,
     PostgresServer,
+    PostgresStandby,
     RedisCluster,
     RedisSentinel,
     RedisServer,
@@ -73,6 +74,20 @@ def own_postgres(postgres_template: PostgresServer) -> Iterator[Callable[..., Po
             return server
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def _postgres_standby() -> Iterator[PostgresStandby]:
+    with embedded.postgres_standby() as group:
+        yield group
+
+
+@pytest.fixture
+def postgres_standby(_postgres_standby: PostgresStandby) -> PostgresStandby:
+    """Give a primary with a standby; they may be broken, and are mended for the next test."""
+    _mend([_postgres_standby.primary, _postgres_standby.standby])
+    _postgres_standby.start()
+    return _postgres_standby
 
 
 @pytest.fixture(scope="session")
@@ -179,7 +194,7 @@ def _started_firestore() -> Iterator[FirestoreServer]:
         yield server
 
 
-def _mend(servers: Sequence[RedisServer | FirestoreServer]) -> None:
+def _mend(servers: Sequence[PostgresServer | RedisServer | FirestoreServer]) -> None:
     for server in servers:
         with suppress(EmbeddedError):  # one that does not run can't be frozen
             server.resume()  # first: a frozen one answers nothing

@@ -3,6 +3,7 @@
 from .firestore import FirestoreServer, firestore
 from .http import Counts, HttpServer, http
 from .postgres import PostgresServer, postgres
+from .postgres_standby import PostgresStandby, postgres_standby
 from .process import EmbeddedError
 from .redis import RedisServer, redis
 from .redis_cluster import RedisCluster, redis_cluster
@@ -14,6 +15,8 @@ __all__ = [
     "firestore",
     "PostgresServer",
     "postgres",
+    "PostgresStandby",
+    "postgres_standby",
     "HttpServer",
     "http",
     "Counts",

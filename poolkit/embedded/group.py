@@ -1,4 +1,4 @@
-"""Several Redis servers that are one service, ready when all of them agree that it is."""
+"""Several servers that are one service, ready when all of them agree that it is."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from poolkit.core import checks
 
 from . import guardian
-from .process import EmbeddedError
-from .redis import RedisServer, new_password
+from .process import EmbeddedError, new_password
+from .server import Server
 
 POLL = 0.02  # seconds; a look at all servers takes some milliseconds
 
-G = TypeVar("G", bound="Group")
+G = TypeVar("G", bound="Group[Any]")
+ServerT = TypeVar("ServerT", bound=Server)
 
 
-class Group(ABC):
-    """Several Redis servers that are one service.
+class Group(ABC, Generic[ServerT]):
+    """Several servers that are one service.
 
     A kind says what servers there are, how they are joined, and what is amiss. Each of them can be
     stopped, killed and frozen by itself. Not for several threads at a time.
@@ -29,7 +30,7 @@ class Group(ABC):
     def __init__(self, *, startup_timeout: float) -> None:
         self._startup_timeout = checks.seconds("startup_timeout", startup_timeout, zero=False)
         self._password = new_password()
-        self._all: list[RedisServer] = []
+        self._all: list[ServerT] = []
 
     def __repr__(self) -> str:
         if not self._all:
@@ -72,7 +73,7 @@ class Group(ABC):
 
     @property
     def password(self) -> str:
-        """The password of the user ``default`` on each server."""
+        """The password of the first user, Redis's ``default`` or PostgreSQL's ``postgres``, on each server."""
         return self._password
 
     def close(self) -> None:
@@ -88,14 +89,14 @@ class Group(ABC):
     def _amiss(self) -> str:
         """Return what isn't in order yet, or nothing. May raise :class:`EmbeddedError` instead."""
 
-    def _running(self) -> list[RedisServer]:
+    def _running(self) -> list[ServerT]:
         """Return those of all processes that run and aren't frozen."""
         found = [server for server in self._started() if server.runs]
         if not found:
             raise EmbeddedError(f"nothing of {self!r} is running")
         return found
 
-    def _started(self) -> list[RedisServer]:
+    def _started(self) -> list[ServerT]:
         if not self._all:
             raise EmbeddedError(
                 f"{type(self).__name__} was not started: use it as a context manager, or start() it"
@@ -119,12 +120,12 @@ class Group(ABC):
             raise EmbeddedError(f"{self!r} is not in order after {patience:g} s: {last}")
 
 
-def start(servers: Iterable[RedisServer]) -> None:
+def start(servers: Iterable[Server]) -> None:
     """Start them beside each other."""
     _each(lambda server: server.start(), servers)
 
 
-def _each(act: Callable[[RedisServer], None], servers: Iterable[RedisServer]) -> None:
+def _each(act: Callable[[Server], None], servers: Iterable[Server]) -> None:
     with ThreadPoolExecutor(thread_name_prefix="poolkit-embedded") as threads:
         for done in [threads.submit(act, server) for server in servers]:
             done.result()

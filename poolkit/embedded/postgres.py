@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import secrets
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from urllib.parse import quote
 from poolkit.core import checks
 from poolkit.core.errors import ConfigError
 
-from .process import EmbeddedError, Home, installation
+from .process import EmbeddedError, Home, installation, new_password
 from .server import Server
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -59,8 +58,9 @@ class PostgresServer(Server):
     A context manager, whose block gets the conninfo. Not for several threads at a time. A fork of
     the owning process can connect to it, but neither control nor end it.
 
-    *template* is another one, stopped, of whose data and password this one starts with a copy: for
-    tests that each want a server of their own, at a quarter of the work that making its data is.
+    *password* is for servers that are to share one. *template* is another one, stopped, of whose data and
+    password this one starts with a copy: for tests that each want a server of their own, at a quarter
+    of the work that making its data is.
     """
 
     product = "PostgreSQL"
@@ -71,6 +71,7 @@ class PostgresServer(Server):
         max_connections: int = 100,
         settings: Mapping[str, str] | None = None,
         startup_timeout: float = 30.0,
+        password: str | None = None,
         template: PostgresServer | None = None,
     ) -> None:
         super().__init__(startup_timeout=startup_timeout)
@@ -79,7 +80,7 @@ class PostgresServer(Server):
         if kept := [name for name in self._settings if name.lower() in OURS]:
             raise ConfigError(f"{', '.join(kept)}: the server keeps these to itself, to be private")
         self._template = template
-        self._password = ""
+        self._password = password or new_password()
         self._programs = Path()
 
     def __enter__(self) -> str:
@@ -131,8 +132,11 @@ class PostgresServer(Server):
         return Home("postgres", longest=len(".s.PGSQL.65535"), polite=signal.SIGQUIT)
 
     def _create(self, home: Home) -> None:
-        """Make the data folder, with the password and the settings."""
         self._programs = _programs(home)
+        self._fill(home)
+
+    def _fill(self, home: Home) -> None:
+        """Make the data folder, with the password and the settings."""
         data = home.path / "data"
         if self._template is None:
             self._initialize(home, data)
@@ -147,7 +151,6 @@ class PostgresServer(Server):
             file.writelines(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
 
     def _initialize(self, home: Home, data: Path) -> None:
-        self._password = secrets.token_urlsafe(18)
         secret = home.write("password", self._password)
         self._run(
             home,

@@ -102,6 +102,11 @@ def free_port() -> int:
     raise EmbeddedError("no free loopback port was found")
 
 
+def new_password() -> str:
+    """Return a random password."""
+    return secrets.token_urlsafe(18)
+
+
 class Home:
     """A folder for one server and all it writes, removed at the end together with the server.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from urllib.parse import quote
 from poolkit.core.errors import ConfigError
 
 from . import resp
-from .process import EmbeddedError, Home, installation
+from .process import EmbeddedError, Home, installation, new_password
 from .server import Server
 from .tls import TlsProxy
 
@@ -199,11 +198,6 @@ class RedisServer(Server):
     @property
     def _quoted_password(self) -> str:
         return quote(self._password, safe="")
-
-
-def new_password() -> str:
-    """Return a random password."""
-    return secrets.token_urlsafe(18)
 
 
 def checked(settings: Mapping[str, str] | None, ours: Sequence[str]) -> dict[str, str]:

@@ -50,7 +50,7 @@ def redis_cluster(
     return RedisCluster(masters, replicas, settings=settings, startup_timeout=startup_timeout)
 
 
-class RedisCluster(Group):
+class RedisCluster(Group[RedisServer]):
     """A private Redis Cluster. A master that doesn't answer is replaced after about two seconds.
 
     All servers share a password. Each can be stopped, killed, frozen and started again by itself.

@@ -8,8 +8,8 @@ from pathlib import Path
 from poolkit.core import checks
 
 from .group import Group, start
-from .process import EmbeddedError, Home
-from .redis import RedisServer, checked, new_password
+from .process import EmbeddedError, Home, new_password
+from .redis import RedisServer, checked
 
 SERVICE = "poolkit"
 DOWN_AFTER = 1000  # ms without an answer until a sentinel takes a server for dead
@@ -42,7 +42,7 @@ def redis_sentinel(
     return RedisSentinel(replicas, sentinels, settings=settings, startup_timeout=startup_timeout)
 
 
-class RedisSentinel(Group):
+class RedisSentinel(Group[RedisServer]):
     """A master, its replicas, and sentinels that replace a master that doesn't answer.
 
     All servers share a password, and all sentinels another one. Each can be stopped, killed, frozen
