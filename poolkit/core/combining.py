@@ -24,7 +24,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .batch import AnswerT, Batch, Flight, Request, ResourceT, Turn
 from .deadline import Deadline
-from .errors import PoolOverloaded
+from .errors import OutcomeUnknown, PoolOverloaded
 from .lease import caller
 from .lending import Lender
 from .pace import LARGEST, Pace
@@ -433,6 +433,8 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         mine.again = False
         if not mine.done:
             raise batch.flight.overdue(at, mine.deadline, stopped=False)
+        if isinstance(mine.answer, OutcomeUnknown):
+            raise batch.flight.overdue(at, mine.deadline, stopped=False) from mine.answer
         if isinstance(mine.answer, Exception) and batch.flight.not_run(mine.answer):
             raise batch.flight.overdue(at, mine.deadline, stopped=True)
 

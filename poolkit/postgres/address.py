@@ -24,6 +24,8 @@ class Address:
     parameters: dict[str, str]
     secured: bool
     """Whether poolkit asked for a verified certificate, because the conninfo says nothing about TLS."""
+    wants_writes: bool
+    """Whether it is to lead to a server that takes writes, whichever of several that is."""
 
     def __repr__(self) -> str:
         return f"Address({self.name!r})"
@@ -67,7 +69,7 @@ def parse(conninfo: object) -> Address:
         roots_given = "sslrootcert" in parameters or os.environ.get("PGSSLROOTCERT")
         if not roots_given and pq.version() >= _SYSTEM_ROOTS_SINCE:
             parameters["sslrootcert"] = "system"
-    return Address(_name(parameters), parameters, secured)
+    return Address(_name(parameters), parameters, secured, _wants_writes(parameters))
 
 
 def _is_misread(conninfo: str, ports: str) -> bool:
@@ -109,6 +111,11 @@ def _is_local(host: str) -> bool:
 
 def _says_tls(parameters: dict[str, str]) -> bool:
     return bool({"sslmode", "requiressl"} & parameters.keys() or os.environ.get("PGSSLMODE"))
+
+
+def _wants_writes(parameters: dict[str, str]) -> bool:
+    wanted = parameters.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS")
+    return wanted in ("read-write", "primary")
 
 
 def _name(parameters: dict[str, str]) -> str:

@@ -16,7 +16,7 @@ from ..core.lending import Lender
 from ..core.lifecycle import Lifecycle
 from ..core.retry import Phase, Try
 from .connection import IDLE, INERROR, PooledConnection
-from .failures import classify
+from .failures import NotRun, classify
 from .running import Running
 
 
@@ -48,8 +48,13 @@ class Borrowed:
         if conn is None or self._lender.abandoned:
             return
         try:
-            if kind is None and conn.pgconn.transaction_status != IDLE and not conn.closed:
+            if error is not None:
+                if conn.is_astray(error):
+                    conn.astray()
+            elif conn.pgconn.transaction_status != IDLE and not conn.closed:
                 _commit(conn, conn.commit)
+            elif conn.unreplicated:  # by a commit of the block's own
+                raise conn.not_replicated(ambient())
         finally:
             self._lender.take_back(self._lease, conn)
 
@@ -97,6 +102,7 @@ class InTransaction:
         if error is not None:
             if isinstance(error, (psycopg.Error, PoolKitError)):
                 self._count_error(error)
+            self.astray(error)
             return self.roll_back(error)
         try:
             self.commit(Try())
@@ -123,6 +129,11 @@ class InTransaction:
             raise
         self._conn = conn
         return conn
+
+    def astray(self, error: BaseException) -> NotRun | None:
+        """Return the error to try again for, if *error* came of a server that takes no writes any more."""
+        conn = self._conn
+        return conn.astray() if conn is not None and conn.is_astray(error) else None
 
     def roll_back(self, error: BaseException) -> bool:
         """Roll back because of *error* and give the connection back; True for :class:`psycopg.Rollback`."""
@@ -176,3 +187,5 @@ def _commit(conn: PooledConnection, commit: Callable[[], object]) -> None:
                 f"the connection was lost during COMMIT, so it may have taken effect or not: {error}"
             ) from error
         raise
+    if conn.unreplicated:
+        raise conn.not_replicated(ambient())

@@ -7,7 +7,9 @@ import logging
 import os
 import select
 import threading
+import weakref
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,11 +23,11 @@ from psycopg.rows import RowFactory, tuple_row
 
 from ..core.combining import SILENCE
 from ..core.deadline import NEVER, Deadline, ambient
-from ..core.errors import DeadlineExceeded
+from ..core.errors import DeadlineExceeded, OutcomeUnknown
 from ..core.lease import Lease
 from ..core.retry import Phase
 from .cursors import PooledCursor, PooledServerCursor
-from .failures import is_stale
+from .failures import NotRun, is_stale
 from .statements import changes_session, takes_effect_in_parts
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ CLEAN_UP = 1.0
 KEPT_ROWS = 1000
 """Rows of a result that may stay in memory until the connection is used again, or for a second."""
 
+_NO_WRITES = (b"in_hot_standby", b"default_transaction_read_only")
+
 _INTERVAL = 0.1  # psycopg's own: how often a wait looks for Ctrl-C
 
 
@@ -72,6 +76,12 @@ class PooledConnection(psycopg.Connection[Any]):
     """Whether the last statement may have taken effect in parts."""
     committing = False
     """Whether a commit is under way."""
+    unreplicated = False
+    """Whether the server has said of a commit that no standby may have it."""
+    strayed = False
+    """Whether its server takes no writes any more, though that is what it was opened for."""
+    born = 0.0
+    """When it was opened."""
     last_used = 0.0
     taken_at = 0.0
     """When psycopg_pool gave it out."""
@@ -93,6 +103,7 @@ class PooledConnection(psycopg.Connection[Any]):
         super().__init__(*args, **kwargs)
         self.cursor_factory = PooledCursor
         self.server_cursor_factory = PooledServerCursor
+        self.pgconn.notice_handler = partial(_heed, weakref.ref(self), self.pgconn.notice_handler)
 
     def __del__(self) -> None:  # type: ignore[override]
         lease = self.lease
@@ -204,12 +215,49 @@ class PooledConnection(psycopg.Connection[Any]):
 
     def _execute(self, cursor: psycopg.Cursor[Any], text: Any, params: Any) -> psycopg.Cursor[Any]:
         try:
-            return cursor.execute(text, params)
+            cursor.execute(text, params)
         except psycopg.Error as error:
+            if self.is_astray(error):
+                astray = self.astray()
+                if not self.in_parts:
+                    raise astray from error
             if not is_stale(error):
                 raise
             self._prepared.clear()  # the tables have changed; it was not run
-            return cursor.execute(text, params)
+            cursor.execute(text, params)
+        if self.unreplicated:
+            raise self.not_replicated(ambient())
+        return cursor
+
+    def is_astray(self, error: BaseException) -> bool:
+        """Whether *error* says that it leads to a server that takes no writes, though the conninfo wants one that does.
+
+        That was another one's part when it was opened. A transaction that is read-only by itself says nothing of it.
+        """
+        return (
+            isinstance(error, errors.ReadOnlySqlTransaction)
+            and self.generation.wants_writes
+            and not self.closed
+            # Reported by the server itself, whenever that changes, since PostgreSQL 14.
+            and any(self.pgconn.parameter_status(name) == b"on" for name in _NO_WRITES)
+        )
+
+    def astray(self) -> NotRun:
+        """Have all connections of its age replaced; return the error for what it could not do."""
+        self.strayed = True
+        self.generation.leads_astray(self)
+        return NotRun(
+            f"{self.label}: the server takes no writes any more; the conninfo asks for one that does"
+        )
+
+    def not_replicated(self, deadline: Deadline) -> OutcomeUnknown:
+        """Return the error for what was committed here, and may be nowhere else."""
+        self.unreplicated = False
+        why = "committed, but its wait for a standby was cut short: if that takes over, it may be lost"
+        if deadline.expired:
+            told = deadline.exceeded(self.label, stage="running")
+            return told.in_doubt(f"; it was {why}")
+        return OutcomeUnknown(f"{self.label}: {why}")
 
     def expose(self) -> None:
         """Get ready for the caller's own code."""
@@ -388,6 +436,7 @@ class PooledConnection(psycopg.Connection[Any]):
     def _set_back(self) -> None:
         """Undo what the borrower may have set on the Python side."""
         self.exposed = False
+        self.unreplicated = False
         self.patience = self.generation.patience
         self._num_transactions = 0
         self._autocommit = True
@@ -475,6 +524,20 @@ class PooledConnection(psycopg.Connection[Any]):
             self.retired = True
             self.generation.connection_closed()
         super().close()
+
+
+def _heed(
+    wself: weakref.ref[PooledConnection],
+    tell: Callable[[pq.abc.PGresult], None] | None,
+    notice: pq.abc.PGresult,
+) -> None:
+    """Take note if a commit was not waited for; its text is of any language, and its SQLSTATE that of all warnings."""
+    if notice.error_field(pq.DiagnosticField.SOURCE_FUNCTION) == b"SyncRepWaitForLSN":
+        conn = wself()
+        if conn is not None:
+            conn.unreplicated = True
+    if tell is not None:
+        tell(notice)
 
 
 def _going_on(gen: PQGen[ValueT]) -> PQGen[ValueT]:

@@ -73,6 +73,7 @@ class Generation:
         self.prepare_threshold = None if config.pgbouncer else PREPARE_THRESHOLD
         self.patience = config.patience
         self.failure: BaseException | None = None
+        self.wants_writes = config.address.wants_writes
         self.speaks_utf8 = False
         """Whether its connections exchange text as UTF-8; False until there is one."""
         self._config = config
@@ -85,6 +86,7 @@ class Generation:
         self._first = threading.Lock()
         self._proven = False
         self._suspect_since = 0.0
+        self._astray_since = 0.0
         self._hot: deque[PooledConnection] = deque()
         self._hot_since = 0.0
         self._in_queue = 0
@@ -188,6 +190,17 @@ class Generation:
     def suspect(self) -> None:
         """From now on, check each connection that was last used before now."""
         self._suspect_since = monotonic()
+
+    def leads_astray(self, conn: PooledConnection) -> None:
+        """Replace all connections that were opened when *conn* was: their server takes no writes any more."""
+        with self._lock:
+            if conn.born <= self._astray_since:
+                return  # somebody has seen to it, and those that are opened now may be good
+            self._astray_since = monotonic()
+        logger.warning(
+            "pool %r: the server takes no writes any more; its connections are replaced", self.name
+        )
+        self.drain()
 
     def resize(self, min_size: int, max_size: int) -> None:
         """Change the sizes of the pool."""
@@ -325,7 +338,7 @@ class Generation:
         self.speaks_utf8 = conn.info.encoding == "utf-8"
         conn.generation = self
         conn.patience = self.patience
-        conn.last_used = monotonic()
+        conn.last_used = conn.born = monotonic()
         with self._lock:
             self._connections.add(conn)
             self._alive += 1

@@ -20,7 +20,7 @@ from psycopg import errors, pq
 from psycopg._preparing import Prepare
 from psycopg.adapt import Transformer
 
-from ..core.deadline import Deadline
+from ..core.deadline import NEVER, Deadline
 from ..core.errors import DeadlineExceeded
 from .connection import PooledConnection
 from .failures import NotRun, is_stale
@@ -156,8 +156,9 @@ class PostgresFlight:
         with self._lock:
             self._ended = True
             pending = self._pending
-        if pending:
-            self._conn.retire()  # a cancel that is still on its way would hit what is run next
+        if pending or self._conn.strayed:
+            # A cancel that is still on its way would hit what is run next; one that strayed is of no use to it.
+            self._conn.retire()
             return False
         if self._pipelined:
             self._pgconn.exit_pipeline_mode()
@@ -250,6 +251,8 @@ class PostgresFlight:
             if result is None:
                 raise errors.InternalError("the server answered without a result")
             status = result.status
+            if self._conn.unreplicated and status != FATAL_ERROR:
+                return self._conn.not_replicated(NEVER)  # the deadline here may be another one's
             if status == TUPLES_OK:
                 self._tx.set_pgresult(result)
                 wanted = statement.wanted.rows
@@ -269,6 +272,10 @@ class PostgresFlight:
                     known._to_flush.append(name)
             if is_stale(error):
                 return Stale(str(error))
+        if self._conn.is_astray(error):
+            astray = self._conn.astray()
+            astray.__cause__ = error
+            return astray
         return error
 
 

@@ -211,7 +211,10 @@ class PostgresPool(Pool[PostgresConfig, Running]):
             try:
                 result = work(conn)
             except BaseException as error:
+                astray = block.astray(error)
                 block.roll_back(error)
+                if astray is not None:
+                    raise astray from error
                 raise
             block.commit(state)
             return result
