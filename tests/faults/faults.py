@@ -13,10 +13,17 @@ from unittest import mock
 
 from poolkit import PoolKitError, deadline
 from tests.core.support import Task
+from tests.faults.bookkeeper import Fate
 from tests.faults.crew import Crew
 from tests.faults.proxy import FaultProxy, Reset, Way
-from tests.faults.subjects import ELSEWHERE, HOST, SIZE, Subject, until
+from tests.faults.subjects import ELSEWHERE, HOST, NAMES, SIZE, Subject
 from tests.http.dns import ScriptedDns
+
+
+def but(*fit: str, why: str) -> dict[str, str]:
+    """Return *why* for all subjects but those that are *fit*."""
+    return dict.fromkeys((name for name in NAMES if name not in fit), why)
+
 
 REPLACED = {
     "sentinel": "sentinels lead past a proxy, and replace a server that fails: see failover",
@@ -26,6 +33,7 @@ REPLACED = {
 OUR_DRIVER_LOOKS_UP = {
     "postgres": "libpq looks names up by itself, out of a test's reach",
     "pgbouncer": "libpq looks names up by itself, out of a test's reach",
+    "standby": "libpq looks names up by itself, out of a test's reach",
     "firestore": "grpc looks names up by itself, out of a test's reach",
 }
 
@@ -167,61 +175,43 @@ def grudging(stage: Stage) -> Iterator[None]:
 
 
 @fault(
-    "certificate expired",
-    postgres="the private server has no TLS",
-    pgbouncer="the private server has no TLS",
-    redis="the private server has no TLS of its own",
-    sentinel="the private server has no TLS of its own",
-    cluster="the private server has no TLS of its own",
-    http="there is none",
-    firestore="the emulator has no TLS",
+    "disk full",
+    **{
+        **but("postgres", "pgbouncer", "standby", why="an answer as any other: see writes refused"),
+        "firestore": "the emulator keeps all in memory",
+    },
 )
+def full(stage: Stage) -> Iterator[None]:
+    with stage.subject.fill_disk():  # type: ignore[attr-defined]
+        yield
+        write, read = stage.crew.call("write", 1.0), stage.crew.call("read", 1.0)
+        write.expected = "No space left on device" in write.error
+        read.expected = read.fate is Fate.ACKNOWLEDGED
+
+
+@fault("certificate expired", **but("https", why="its private server has no TLS of its own"))
 def expired(stage: Stage) -> Iterator[None]:
     with stage.subject.expire():  # type: ignore[attr-defined]
         yield
 
 
-ALONE = "it has no other server to take over"
-
-
 @fault(
     "failover",
-    postgres=ALONE,
-    pgbouncer=ALONE,
-    redis=ALONE,
-    http=ALONE,
-    https=ALONE,
-    firestore=ALONE,
+    **but("standby", "sentinel", "cluster", why="it has no other server to take over"),
 )
 def failed_over(stage: Stage) -> Iterator[None]:
-    before = stage.subject.server.port
     stage.end(stage.subject.server.kill)
     yield
-    assert until(lambda: stage.subject.server.port != before, 20), "no replica was promoted"
+    stage.subject.take_over()  # type: ignore[attr-defined]
 
 
-WHOLE = "one server has all of it"
-
-
-@fault(
-    "slots moved",
-    postgres=WHOLE,
-    pgbouncer=WHOLE,
-    redis=WHOLE,
-    sentinel=WHOLE,
-    http=WHOLE,
-    https=WHOLE,
-    firestore=WHOLE,
-)
+@fault("slots moved", **but("cluster", why="one server has all of it"))
 def resharded(stage: Stage) -> Iterator[None]:
     with meanwhile(stage.subject.move_slots, 0.05):  # type: ignore[attr-defined]
         yield
 
 
-DIRECT = dict.fromkeys(
-    ("postgres", "redis", "sentinel", "cluster", "http", "https", "firestore"),
-    "there is nothing between it and the proxy",
-)
+DIRECT = but("pgbouncer", why="there is nothing between it and the proxy")
 
 
 @fault("killed behind the pooler", **DIRECT)

@@ -14,6 +14,13 @@ from poolkit.embedded.server import Server
 from tests.core.support import Interrupted
 from tests.redis.support import Struck
 
+NAMES = (
+    *("postgres", "pgbouncer", "standby"),
+    *("redis", "sentinel", "cluster"),
+    *("http", "https", "firestore"),
+)
+"""Those that :func:`every` makes."""
+
 SIZE = 4
 """Connections that each pool may have; fewer than there are callers."""
 
@@ -103,6 +110,20 @@ class Grudging(Protocol):
         """Have it refuse all writes for the length of a block, and serve reads."""
 
 
+class Confined(Protocol):
+    """A server whose disk can be full."""
+
+    def fill_disk(self) -> AbstractContextManager[None]:
+        """Have it find no room for what is written, for the length of a block, and serve reads."""
+
+
+class Replaced(Protocol):
+    """A server that another one stands by for."""
+
+    def take_over(self) -> None:
+        """Have the other one be the server, or wait until it is."""
+
+
 class Certified(Protocol):
     """A server that shows a certificate."""
 
@@ -148,6 +169,7 @@ def every() -> Mapping[str, Callable[[], Subject]]:
     from tests.faults.subjects.pgbouncer import PgBouncer
     from tests.faults.subjects.postgres import Postgres
     from tests.faults.subjects.redis import Cluster, Redis, Sentinel
+    from tests.faults.subjects.standby import Standby
 
-    kinds = (Postgres, PgBouncer, Redis, Sentinel, Cluster, Http, Https, Firestore)
+    kinds = (Postgres, PgBouncer, Standby, Redis, Sentinel, Cluster, Http, Https, Firestore)
     return {kind.name: kind for kind in kinds}

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import psycopg
 
 from poolkit import PoolKitError, PostgresPool
-from poolkit.embedded import PostgresServer
+from poolkit.embedded import PostgresServer, PostgresStandby
 from tests.faults.subjects import ACQUIRE_TIMEOUT, ELSEWHERE, SIZE, Midway, until
+from tests.postgres import disk
 from tests.postgres.observing import at
 
 SLOTS = 20
@@ -32,7 +33,7 @@ class Postgres:
     """Of the pool, beyond those of each."""
 
     def __init__(self) -> None:
-        self.server = PostgresServer(max_connections=SLOTS)
+        self.server: Any = PostgresServer(max_connections=SLOTS)
         self._cell = ""
 
     @property
@@ -40,14 +41,18 @@ class Postgres:
         return [self.server.conninfo.partition("postgres:")[2].partition("@")[0]]
 
     def open(self, cell: str, host: str, port: int) -> None:
+        self._open(cell, [(host, port), (ELSEWHERE, port)])
+
+    def _open(self, cell: str, places: Sequence[tuple[str, int]], **parameters: str) -> None:
         self._cell = cell
         self.seed()
         self.pool = PostgresPool(
             at(
                 self.server.conninfo,
-                host=f"{host},{ELSEWHERE}",
-                port=f"{port},{port}",
+                host=",".join(host for host, _ in places),
+                port=",".join(str(port) for _, port in places),
                 application_name=f"{OURS}-{os.getpid()}",
+                **parameters,
             ),
             name=f"{self.name}-{cell}",
             min_size=2,
@@ -93,6 +98,9 @@ class Postgres:
     def seed(self) -> None:
         self._ask("create table if not exists effects (cell text, id text)")
         self._ask("create table if not exists once (cell text, id text primary key)")
+        for table in ("effects", "once"):
+            for text in disk.needing_room(table):
+                self._ask(text)
 
     def answers(self) -> None:
         self._ask("select 1")
@@ -133,6 +141,9 @@ class Postgres:
             self._ask("select pg_reload_conf()")
             until(lambda: self._ask("show default_transaction_read_only") == [("off",)], 5)
 
+    def fill_disk(self) -> AbstractContextManager[None]:
+        return disk.full(self.server.socket_conninfo)
+
     def evict(self) -> None:
         self._ask(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name like %s",
@@ -154,3 +165,39 @@ class Postgres:
         ) as conn:
             cursor = conn.execute(text, params)
             return cursor.fetchall() if cursor.description else []
+
+
+class Primary:
+    """Whichever of two servers is the primary, as if it were one."""
+
+    def __init__(self) -> None:
+        self.group = PostgresStandby(max_connections=SLOTS)
+
+    def start(self) -> None:
+        """Start both, or what has ended of them, and wait until they are in order."""
+        self.group.start()
+
+    def close(self) -> None:
+        """End both."""
+        self.group.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.group.primary, name)
+
+
+class Standby(Postgres):
+    """The same with a standby, which takes over where the primary fails, and has all that was acknowledged."""
+
+    name = "standby"
+
+    def __init__(self) -> None:
+        self.server = Primary()
+        self._cell = ""
+
+    def open(self, cell: str, host: str, port: int) -> None:
+        # Only the way to the primary leads past what is done to it.
+        places = [(host, port), (ELSEWHERE, port), ("127.0.0.1", self.server.group.standby.port)]
+        self._open(cell, places, target_session_attrs="read-write")
+
+    def take_over(self) -> None:
+        self.server.group.promote()

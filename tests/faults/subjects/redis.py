@@ -13,7 +13,7 @@ import redis
 
 from poolkit import PoolKitError, RedisPool
 from poolkit.embedded import EmbeddedError, RedisCluster, RedisSentinel, RedisServer
-from tests.faults.subjects import ACQUIRE_TIMEOUT, SIZE, Midway
+from tests.faults.subjects import ACQUIRE_TIMEOUT, SIZE, Midway, until
 
 OURS = "chaos"
 
@@ -205,6 +205,10 @@ class Sentinel(Redis):
             sentinel_password=group.sentinel_password,
         )
 
+    def take_over(self) -> None:
+        group = self.server.group
+        assert until(lambda: group.master.runs, 20), "no replica was promoted"
+
 
 class Cluster(Redis):
     """The same with a cluster: spread over its masters, each of which a replica takes over from where it fails.
@@ -237,6 +241,15 @@ class Cluster(Redis):
         """Ask each master."""
         asked = [("EVAL_RO", "return ARGV[1]", 1, key, id) for key in self._keys]
         return " ".join(dict.fromkeys(self.pool.pipeline(asked, idempotent=True)))
+
+    def take_over(self) -> None:
+        def is_served() -> bool:
+            try:
+                return self._group.master_of(TAGS[0]).runs
+            except EmbeddedError:
+                return False
+
+        assert until(is_served, 20), "no replica was promoted"
 
     def move_slots(self) -> None:
         for tag, other in zip(TAGS, TAGS[1:] + TAGS[:1], strict=True):
