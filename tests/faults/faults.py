@@ -205,6 +205,18 @@ def failed_over(stage: Stage) -> Iterator[None]:
     stage.subject.take_over()  # type: ignore[attr-defined]
 
 
+@fault(
+    "failover after a lag",
+    **but("standby", why="it has no other server that it waits for"),
+)
+def failed_over_late(stage: Stage) -> Iterator[None]:
+    # Who is not served meanwhile must not be told that it was done: the other server never heard of it.
+    with stage.subject.lag():  # type: ignore[attr-defined]
+        yield
+        stage.end(stage.subject.server.kill)
+    stage.subject.take_over()  # type: ignore[attr-defined]
+
+
 @fault("slots moved", **but("cluster", why="one server has all of it"))
 def resharded(stage: Stage) -> Iterator[None]:
     with meanwhile(stage.subject.move_slots, 0.05):  # type: ignore[attr-defined]

@@ -124,6 +124,13 @@ class Replaced(Protocol):
         """Have the other one be the server, or wait until it is."""
 
 
+class Followed(Replaced, Protocol):
+    """A server that has done what it is asked when another one has it too."""
+
+    def lag(self) -> AbstractContextManager[None]:
+        """Have the other one hear of nothing for the length of a block."""
+
+
 class Certified(Protocol):
     """A server that shows a certificate."""
 
@@ -167,9 +174,8 @@ def every() -> Mapping[str, Callable[[], Subject]]:
     from tests.faults.subjects.firestore import Firestore
     from tests.faults.subjects.http import Http, Https
     from tests.faults.subjects.pgbouncer import PgBouncer
-    from tests.faults.subjects.postgres import Postgres
+    from tests.faults.subjects.postgres import Postgres, Standby
     from tests.faults.subjects.redis import Cluster, Redis, Sentinel
-    from tests.faults.subjects.standby import Standby
 
     kinds = (Postgres, PgBouncer, Standby, Redis, Sentinel, Cluster, Http, Https, Firestore)
     return {kind.name: kind for kind in kinds}

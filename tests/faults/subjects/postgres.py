@@ -142,7 +142,7 @@ class Postgres:
             until(lambda: self._ask("show default_transaction_read_only") == [("off",)], 5)
 
     def fill_disk(self) -> AbstractContextManager[None]:
-        return disk.full(self.server.socket_conninfo)
+        return disk.full(self._holder.socket_conninfo)
 
     def evict(self) -> None:
         self._ask(
@@ -198,6 +198,15 @@ class Standby(Postgres):
         # Only the way to the primary leads past what is done to it.
         places = [(host, port), (ELSEWHERE, port), ("127.0.0.1", self.server.group.standby.port)]
         self._open(cell, places, target_session_attrs="read-write")
+
+    @contextmanager
+    def lag(self) -> Iterator[None]:
+        standby = self.server.group.standby
+        standby.pause()
+        try:
+            yield
+        finally:
+            standby.resume()
 
     def take_over(self) -> None:
         self.server.group.promote()
