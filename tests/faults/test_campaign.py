@@ -15,7 +15,7 @@ from tests.faults.campaign import Campaign, cells
 from tests.faults.ears import Ears
 from tests.faults.faults import FAULTS
 from tests.faults.performance import STATES
-from tests.faults.subjects import every
+from tests.faults.subjects import NAMES, every
 from tests.faults.subjects.firestore import Firestore
 
 SEED = int(os.environ.get("POOLKIT_SEED", "1"))
@@ -29,7 +29,6 @@ SLICE = {
     "reset instead of the reply": "loaded",
     "garbage replies": "in a block",
 }
-NAMES = list(every())
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +55,7 @@ def play(campaign: Campaign, fault: str, name: str, state: str) -> None:
 
 
 def test_each_fault_fits_a_pool_or_says_why_not() -> None:
+    assert tuple(every()) == NAMES
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     for fault in FAULTS:
         assert fault.unfit.keys() < set(NAMES), fault.name
