@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 
 from poolkit import deadline
 from tests.core.support import Interrupted, Task
@@ -35,6 +36,9 @@ POINTS = 100
 
 MIDWAY = 0.6  # of the budget
 
+OURS = str(Path(__file__).parents[1])
+"""The folder of the tests: their lines don't say where poolkit was."""
+
 MIXED = ("write", "write", "write", "read", "read", "upsert", "block")
 BLOCKS = ("block",)
 
@@ -56,6 +60,8 @@ class Crew:
         see: Callable[[str], object],
     ) -> None:
         self.inside = threading.Event()
+        self.interruptions: list[str] = []
+        """Where callers were interrupted: the thread, then the lines, the innermost first."""
         self._subject = subject
         self._book = book
         self._cell = cell
@@ -177,6 +183,8 @@ class Crew:
             if not call.expected:
                 call.error = "".join(traceback.format_exception(error))
             self._see(f"{error!r} {error} {error.__cause__!r} {error.__context__!r}")
+            if place := _struck_at(error):
+                self.interruptions.append(f"{call.thread} at {place}")
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -203,6 +211,20 @@ class Crew:
         if not self._gone_on.is_set():
             self.inside.set()
             self._gone_on.wait(MIDWAY * call.budget)
+
+
+def _struck_at(error: BaseException | None) -> str:
+    """Return where the interruption fell that *error* is, or came of; empty if there was none."""
+    while error is not None and not isinstance(error, (Interrupted, Struck)):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return ""
+    lines = [
+        f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(OURS)
+    ]
+    return " < ".join(reversed(lines)) or "a line of the campaign's own"
 
 
 def _where(task: threading.Thread) -> str:

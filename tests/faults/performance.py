@@ -65,6 +65,8 @@ class Result:
     recovered: float
     stalled: float
     seconds: float
+    interruptions: Sequence[str] = ()
+    """Where callers were interrupted."""
 
 
 class Performance:
@@ -131,6 +133,7 @@ class Performance:
                 recovered=evidence.recovered,
                 stalled=control.worst,
                 seconds=time.monotonic() - began,
+                interruptions=crew.interruptions,
             )
 
     def _warm_up(self) -> None:

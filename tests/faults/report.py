@@ -124,6 +124,8 @@ class Report:
             yield f"\n{BROKEN} {result.cell}   --seed {self._seed} --only '{result.cell}'"
             for violation in result.violations:
                 yield f"    {violation}"
+            for place in result.interruptions:
+                yield f"    interrupted: {place}"
 
 
 def _sign(results: Sequence[Result], unfit: bool) -> str:
