@@ -6,6 +6,7 @@ import http.client
 import select
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
@@ -84,6 +85,8 @@ class PooledConnection(_Base):
             raise
         sock: Any = self.sock
         inner: Any = sock.socket if isinstance(sock, SSLTransport) else sock
+        # Of a pool that is dropped, the collector may come to the socket before it comes to this connection.
+        weakref.finalize(self, inner.close).atexit = False
         self._bounded = inner
         self._reader = Reader(sock)
         self._poller = select.poll()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
@@ -125,7 +126,10 @@ class PooledConnection(AbstractConnection):
 
     def _connect(self) -> Wire:
         kind = TlsWire if isinstance(self, redis.SSLConnection) else PlainWire
-        self._wire = kind(self._reach())
+        sock = self._reach()
+        # Of a pool that is dropped, the collector may come to the socket before it comes to this connection.
+        weakref.finalize(self, sock.close).atexit = False
+        self._wire = kind(sock)
         self._wire.bound(self.connect_until, ambient())
         return self._wire
 

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from statistics import mean, median
 from typing import Any
@@ -191,6 +192,18 @@ def test_who_gets_none_takes_what_was_dropped(large):
         began = time.monotonic()
         assert http.get(large.url).status == 200
         assert time.monotonic() - began < 3.0
+
+
+def test_a_dropped_pool_leaves_no_socket_to_the_collector(scripted):
+    server = scripted(echo_path)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        http = HttpPool()
+        http.get(server.url)
+        del http
+        gc.collect()
+
+    assert [each for each in warned if each.category is ResourceWarning] == []
 
 
 def test_a_response_that_was_read_and_dropped_is_no_leak(scripted):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import threading
+import warnings
 from collections import Counter
 from datetime import timedelta
 
@@ -14,6 +15,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from poolkit import BackendUnavailable, ConfigError, PoolClosed, RedisConfig, RedisPool
 from poolkit.core.shelf import FRESH
+from poolkit.redis.connection import TcpConnection
 from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 
@@ -423,6 +425,28 @@ def test_a_dropped_pool_is_collected(redis_url):
         del cache
         gc.collect()
         eventually(lambda: len(other.client_list()) < before)
+
+
+def test_a_dropped_pool_leaves_no_socket_to_the_collector(redis_url, monkeypatch):
+    reach = TcpConnection._reach
+
+    def reach_late(conn):
+        gc.collect(0)  # so that the collector comes to the socket before it comes to the connection
+        return reach(conn)
+
+    monkeypatch.setattr(TcpConnection, "_reach", reach_late)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        gc.disable()
+        try:
+            cache = RedisPool(redis_url)
+            cache.get("k")
+            del cache
+            gc.collect()
+        finally:
+            gc.enable()
+
+    assert [each for each in warned if each.category is ResourceWarning] == []
 
 
 def test_a_forgotten_connection_is_taken_back(redis_url):
