@@ -174,8 +174,10 @@ class PostgresFlight:
         if at == self._answered and isinstance(error, DeadlineExceeded):
             return error
         text = f"the connection was lost: {error}"
-        # What was not sent with its Sync, or came after a fatal error, was not run.
-        if at >= self._sent or self._fatal:
+        # What was not sent with its Sync, or came after a fatal error, was not run. A thread that was interrupted may
+        # have sent one more than it could count.
+        sent = self._sent if isinstance(error, psycopg.Error) else self._sent + 1
+        if at >= sent or self._fatal:
             told: Exception = NotRun(text)
         else:
             told = psycopg.OperationalError(text)

@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from ..core.deadline import Deadline
+from ..core.errors import PoolKitError
 from .commands import Argument, Traits
 from .connection import PooledConnection, pack_fast
 from .failures import NotSent
@@ -93,7 +94,9 @@ class RedisFlight:
             told: redis.RedisError = redis.TimeoutError(str(error))
         else:
             told = redis.ConnectionError(f"the connection to {self._conn.where} was lost: {error}")
-        if sum(len(asked.packed) for asked in self._asked[: at + 1]) > self._sent:
+        # A thread that was interrupted may have sent more than it could count.
+        counted = isinstance(error, (redis.RedisError, PoolKitError))
+        if counted and sum(len(asked.packed) for asked in self._asked[: at + 1]) > self._sent:
             told = NotSent(f"the connection to {self._conn.where} was lost while sending: {error}")
         told.__cause__ = error
         return told

@@ -15,7 +15,7 @@ from poolkit.redis.commands import traits_of
 from tests.core.support import LONG, Task, eventually, together
 
 from .scripted import ScriptedRedis, Words
-from .support import SCHEDULING, Stopwatch
+from .support import SCHEDULING, Stopwatch, Struck
 
 
 class Holding:
@@ -170,6 +170,33 @@ def test_of_a_lost_batch_reads_are_sent_again_and_writes_are_not(holding):
         assert sum(words == [b"INCR", b"cut"] for words in holding.server.heard) == 1
         assert sum(words[:2] == [b"INCRBY", b"written"] for words in holding.server.heard) <= 1
         assert cache.stats().in_use == 0
+
+
+def test_what_an_interrupted_thread_has_sent_is_not_sent_again(holding, monkeypatch):
+    send = wire.PlainWire._send
+    strikes = iter([True])
+
+    def send_struck(self, data):
+        sent = send(self, data)
+        if b"written" in bytes(data) and next(strikes, False):
+            raise Struck  # before it can count what it has sent
+        return sent
+
+    monkeypatch.setattr(wire.PlainWire, "_send", send_struck)
+    with RedisPool(holding.server.url, max_size=1, max_retries=3) as cache:
+        _, (led, write, read) = gathered(
+            cache,
+            lambda: cache.get("led"),
+            lambda: cache.incr("written"),
+            lambda: cache.get("read"),
+        )
+        holding.go.set()
+
+        assert isinstance(led.end(), Struck)
+        assert read.result() == "read"
+        with pytest.raises(OutcomeUnknown):
+            write.result()
+        assert sum(words[:2] == [b"INCRBY", b"written"] for words in holding.server.heard) <= 1
 
 
 def test_a_long_command_goes_by_itself(holding):
