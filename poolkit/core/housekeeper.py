@@ -58,8 +58,10 @@ class Housekeeper:
 
     def __init__(self) -> None:
         self._order = itertools.count()
-        self._changed = threading.Condition()
-        # Guarded by _changed:
+        # Taken by itself: an interruption in Condition.__enter__, which is Python, would leave it locked.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        # Guarded by _lock:
         self._due: list[tuple[float, int, Timer]] = []
         self._thread: threading.Thread | None = None
 
@@ -79,7 +81,7 @@ class Housekeeper:
 
     def join(self, timeout: float) -> None:
         """Wait up to *timeout* seconds for the thread to end, if nothing is planned any more."""
-        with self._changed:
+        with self._lock:
             self._drop_cancelled_locked()
             thread = self._thread if not self._due else None
             self._changed.notify()
@@ -87,7 +89,7 @@ class Housekeeper:
             thread.join(timeout)
 
     def _plan(self, seconds: float, timer: Timer) -> Timer:
-        with self._changed:
+        with self._lock:
             heapq.heappush(self._due, (monotonic() + seconds, next(self._order), timer))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="poolkit-housekeeper", daemon=True)
@@ -97,7 +99,7 @@ class Housekeeper:
         return timer
 
     def _wake(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.notify()
 
     def _run(self) -> None:
@@ -109,7 +111,7 @@ class Housekeeper:
 
     def _next(self) -> Timer | None:
         """Wait for the next timer that is due; None when nothing is planned: then the thread ends."""
-        with self._changed:
+        with self._lock:
             while True:
                 self._drop_cancelled_locked()
                 if not self._due:

@@ -117,7 +117,9 @@ class LeaseBook(Generic[ResourceT]):
 
     def __init__(self) -> None:
         self.open: dict[Lease[ResourceT], None] = {}
-        # Filled by finalizers, which run at any point of any thread and so may take no lock.
+        # Filled by finalizers, which run at any point of any thread and so may take no lock. They run only once: who is
+        # interrupted when he has taken a connection out of here loses it for good, so only the housekeeper does that,
+        # and who closes the pool.
         self.forgotten: deque[tuple[Lease[ResourceT], ResourceT]] = deque()
 
     def __len__(self) -> int:

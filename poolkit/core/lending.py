@@ -19,6 +19,7 @@ from .deadline import NEVER, Deadline
 from .errors import BackendUnavailable, PoolClosed, PoolKitError, PoolOverloaded, PoolTimeout
 from .events import Acquired, Events, Leaked, Released, TimedOut
 from .gate import Gate, Waited
+from .housekeeper import housekeeper
 from .lease import Holder, Lease, LeaseBook, caller
 from .outage import Outage
 from .stats import PoolStats, Tally
@@ -223,8 +224,7 @@ class Lender(Generic[ResourceT]):
         """Take back what its holder can't return: its thread has ended, or it dropped the connection."""
         while (forgotten := self.book.next_forgotten()) is not None:
             self._reclaim(*forgotten, "it was garbage-collected without being released")
-        for lease in self.book.orphans():
-            self._reclaim(lease, lease.resource, "its thread has ended without releasing it")
+        self._reclaim_orphans()
 
     def recall(
         self, thread: threading.Thread, *, since: float, until: float = math.inf, reason: str
@@ -292,7 +292,11 @@ class Lender(Generic[ResourceT]):
                 stats=self.stats(),
                 holders=self.holders(),
             )
-        self.reclaim()  # not before: a thread that died holding is who it was waited for
+        # Not before: a thread that died holding is who it was waited for. And what was collected not here, where an
+        # interruption may come: that must not be dropped again.
+        self._reclaim_orphans()
+        if self.book.forgotten:
+            housekeeper().after(0.0, self.reclaim)
         self._tally.mine().timeouts += 1
         self._events.tell(TimedOut, waited=waited, error=error)
         return error
@@ -351,6 +355,10 @@ class Lender(Generic[ResourceT]):
 
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(f"pool {self.name!r} is closed; make a new one")
+
+    def _reclaim_orphans(self) -> None:
+        for lease in self.book.orphans():
+            self._reclaim(lease, lease.resource, "its thread has ended without releasing it")
 
     def _reclaim(self, lease: Lease[ResourceT], resource: ResourceT | None, reason: str) -> None:
         holder = lease.holder(locate=True)

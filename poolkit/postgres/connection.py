@@ -86,6 +86,8 @@ class PooledConnection(psycopg.Connection[Any]):
     taken_at = 0.0
     """When psycopg_pool gave it out."""
     retired = False
+    let_go = False
+    """Whether psycopg_pool counts on it no more."""
 
     patience = inf
     """Seconds to wait for one answer where no deadline is in force."""
@@ -111,7 +113,7 @@ class PooledConnection(psycopg.Connection[Any]):
             # Forgotten while lent. Finalizers may take no locks, so the housekeeper does the rest.
             self.generation.forgotten(lease, self)
             return
-        if not self.retired and self.generation.misses(self):
+        if not self.let_go and self.generation.misses(self):
             return
         super().__del__()
 
@@ -523,6 +525,8 @@ class PooledConnection(psycopg.Connection[Any]):
         if not self.retired:
             self.retired = True
             self.generation.connection_closed()
+        if getattr(self, "_pool", None) is None:  # it was not lent: psycopg_pool itself gives it up
+            self.let_go = True
         super().close()
 
 

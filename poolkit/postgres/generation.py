@@ -8,6 +8,11 @@ password is tried once and a server that is down is knocked at once.
 psycopg_pool keeps what is idle, and decides what is opened, too old or too many. What is in constant use stays
 here between two leases (``_hot``, the last used first), for a second at most: it costs a fraction of a way
 through psycopg_pool's queue and back.
+
+psycopg_pool takes a connection back in several steps, and one that was closed is missing in it for good if the
+thread is interrupted between them. So callers only lay down what it is to have back (``_leaving``), which is a single
+step, and the housekeeper, which nobody interrupts, brings it there. What never came that far is collected: its
+finalizer tells (``_missed``), unless psycopg_pool has let go of it.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from psycopg.conninfo import make_conninfo
 from ..core.deadline import Deadline, ambient
 from ..core.events import Connected, Events, Removed
 from ..core.gate import Waited
+from ..core.housekeeper import housekeeper
 from ..core.lease import Lease, LeaseBook
 from ..core.retry import Phase
 from ..core.stats import Tally
@@ -90,6 +96,7 @@ class Generation:
         self._hot: deque[PooledConnection] = deque()
         self._hot_since = 0.0
         self._in_queue = 0
+        self._leaving: deque[PooledConnection] = deque()
         # Filled by finalizers:
         self._missed: deque[PooledConnection] = deque()
         self._lock = threading.RLock()  # a collection in here may come back
@@ -127,6 +134,7 @@ class Generation:
         self._cool_down()
         # psycopg_pool gives that long to each of its threads, one after the other: workers and scheduler.
         self._pool.close(timeout / (self._pool.num_workers + 1))
+        self._bring_back()
 
     def take(self, deadline: Deadline, patience: float) -> PooledConnection:
         """Return a live connection; see :class:`poolkit.core.lending.Store`."""
@@ -147,7 +155,7 @@ class Generation:
         elif conn.taken_at < self._hot_since:
             conn.last_used = monotonic()
             conn.rest()
-            self._pool.putconn(conn)
+            self._give_back(conn)
         else:
             conn.last_used = monotonic()
             self._hot.append(conn)
@@ -158,19 +166,19 @@ class Generation:
     def discard(self, conn: PooledConnection) -> None:
         """Close a connection that nobody must use again; psycopg_pool opens another one."""
         conn.retire()
-        self._pool.putconn(conn)
+        self._give_back(conn)
 
     def sweep(self, *, ask: bool = False) -> None:
         """Look at each idle connection once; replace what is dead or too old.
 
-        Without a round trip, unless it is to *ask* each whether it answers.
+        Without a round trip, unless it is to *ask* each whether it answers: that is a caller's, all else the
+        housekeeper's.
         """
-        while self._missed:
-            conn = self._missed.popleft()
-            conn._pool = self._pool  # as if it had been lent
-            self._replace(conn, "lost by a thread that was interrupted")
+        if not ask:
+            self._replace_missed()
         self._hot_since = monotonic()
         self._cool_down()
+        self._bring_back()
         stats = self._pool.get_stats()
         for _ in range(stats.get("pool_available", 0)):
             try:
@@ -244,9 +252,9 @@ class Generation:
         self._book.forgotten.append((lease, conn))
 
     def misses(self, conn: PooledConnection) -> bool:
-        """Whether *conn* was collected though psycopg_pool counts on it. Called by a finalizer: no locks.
+        """Whether *conn*, which was collected, is missing in psycopg_pool. Called by a finalizer: no locks.
 
-        That happens when Ctrl-C comes while it is on its way to the thread that asked for it.
+        That happens when Ctrl-C comes while it is on its way to the thread that asked for it, or back.
         """
         if self._pool.closed:
             return False
@@ -281,9 +289,15 @@ class Generation:
 
     def _take_from_driver(self, until: Deadline, deadline: Deadline) -> PooledConnection:
         """Take a connection from psycopg_pool, or wait there until one is open."""
-        with self._lock:
-            self._in_queue += 1
+        if self._missed:
+            housekeeper().after(0.0, self._replace_missed)
+        if self._leaving:  # who laid it down may have been interrupted before he told
+            housekeeper().after(0.0, self._bring_back)
+        queued = False
         try:
+            with self._lock:
+                self._in_queue += 1
+                queued = True
             self._cool_down()
             conn = self._wait_in_driver(until)
         except psycopg_pool.PoolClosed:
@@ -295,8 +309,9 @@ class Generation:
                 )
             raise Waited(until.budget) from None
         finally:
-            with self._lock:
-                self._in_queue -= 1
+            if queued:
+                with self._lock:
+                    self._in_queue -= 1
         conn.taken_at = monotonic()
         return conn
 
@@ -323,7 +338,32 @@ class Generation:
             except IndexError:
                 return
             conn.rest()
+            self._give_back(conn)
+
+    def _give_back(self, conn: PooledConnection) -> None:
+        """Have psycopg_pool get *conn* back; it opens another one in place of one that is closed."""
+        self._leaving.append(conn)
+        if self._pool.closed or self._hot_since == inf:  # then it only closes what comes back
+            self._bring_back()
+        else:
+            housekeeper().after(0.0, self._bring_back)
+
+    def _bring_back(self) -> None:
+        """Bring psycopg_pool what it is to have back."""
+        while self._leaving:
+            try:
+                conn = self._leaving.popleft()
+            except IndexError:
+                return  # another thread does the same
             self._pool.putconn(conn)
+            conn.let_go = conn.closed
+
+    def _replace_missed(self) -> None:
+        """Bring psycopg_pool what was collected on its way. A finalizer runs only once: nobody may drop it again."""
+        while self._missed:
+            conn = self._missed.popleft()
+            conn._pool = self._pool  # as if it had been lent
+            self._replace(conn, "lost by a thread that was interrupted")
 
     def _connect(self, conninfo: str, options: dict[str, Any]) -> tuple[PooledConnection, float]:
         if self.failure is not None:
@@ -369,7 +409,7 @@ class Generation:
         logger.info("pool %r: a connection was %s and is replaced", self.name, reason)
         self.suspect()
         conn.retire()
-        self._pool.putconn(conn)
+        self._give_back(conn)
 
 
 def _connect_options(config: PostgresConfig, connect_timeout: int | None) -> dict[str, Any]:

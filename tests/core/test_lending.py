@@ -996,7 +996,19 @@ def in_vain(pool):
     return work, finish
 
 
-@pytest.mark.parametrize("scene", [alone, wanted, waiting, in_vain])
+def beside_a_forgotten_one(pool):
+    """A connection was collected while lent, and who comes then waits in vain."""
+    pool.lender.lend(NEVER)
+    assert len(pool.book.forgotten) == 1
+
+    def work():
+        with contextlib.suppress(DeadlineExceeded):
+            pool.lender.lend(Deadline.after(0.001))
+
+    return work, lambda: eventually(lambda: pool.store.discarded == 1)
+
+
+@pytest.mark.parametrize("scene", [alone, wanted, waiting, in_vain, beside_a_forgotten_one])
 def test_an_interruption_at_any_point_loses_no_turn(scene, caplog):
     caplog.set_level(logging.CRITICAL, "poolkit")
     lost = []
