@@ -1,0 +1,108 @@
+"""What this process holds at one moment: memory, threads, descriptors, objects."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+_process = psutil.Process()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One moment of a run: after so many seconds, answered ``operations`` and ``faults``.
+
+    ``rss`` is in bytes, after what is garbage was collected and what is free was given back. ``threads`` are Python's,
+    ``natives`` all of the process. ``connections`` are those that go to servers through the proxies.
+    """
+
+    at: float
+    operations: int
+    faults: int
+    rss: int
+    threads: int
+    natives: int
+    descriptors: int
+    connections: int
+    objects: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rest:
+    """A moment in which nobody does anything, and all pools have all connections: with what there is by kind."""
+
+    sample: Sample
+    objects: Mapping[str, int] = field(repr=False)
+    threads: Mapping[str, int] = field(repr=False)
+    descriptors: Mapping[str, int] = field(repr=False)
+
+
+def begin() -> None:
+    """Have what lives as long as the process left alone: there is so much of it that to look at it stops everybody."""
+    gc.collect()
+    gc.freeze()
+
+
+def take(*, began: float, operations: int, faults: int, connections: int) -> Sample:
+    """Collect what is garbage, and measure."""
+    gc.collect()
+    objects = len(gc.get_objects())
+    give_back()
+    return Sample(
+        at=time.monotonic() - began,
+        operations=operations,
+        faults=faults,
+        rss=_process.memory_info().rss,
+        threads=threading.active_count(),
+        natives=_process.num_threads(),
+        descriptors=_process.num_fds(),
+        connections=connections,
+        objects=objects,
+    )
+
+
+def rest(sample: Sample) -> Rest:
+    """Return what there is by kind, beside a *sample* that was taken just now."""
+    kinds = Counter(
+        f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects())
+    )
+    return Rest(
+        sample=sample,
+        objects=dict(kinds),
+        threads=dict(Counter(_called(thread.name) for thread in threading.enumerate())),
+        descriptors=dict(descriptors()),
+    )
+
+
+def give_back() -> None:
+    """Have the allocator return what is free to the system: what is left is in use, or between what is."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        return  # not glibc
+
+
+def _called(name: str) -> str:
+    """Return what a thread is called, without its number, if that is Python's."""
+    return name.rstrip("0123456789") if name.startswith("Thread-") else name
+
+
+def descriptors() -> Counter[str]:
+    """Return how many descriptors lead to what kind of thing."""
+    found: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(Path("/proc/self/fd") / number)
+        except OSError:
+            continue  # that of the listing itself
+        found[target.partition(":[")[0]] += 1
+    return found

@@ -1,0 +1,80 @@
+"""A fault a second, on one pool or another, as chance has it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.core.support import Task
+from tests.faults.faults import FAULTS
+from tests.faults.soak.findings import Findings
+from tests.faults.soak.places import Place
+
+EVERY = 1.0
+LASTS = (0.1, 0.4)
+"""Seconds, from and to."""
+
+APART = frozenset(
+    {"none", "interrupted anywhere", "interrupted within poolkit", "forked", "clock jumps"}
+)
+"""Faults that take this process itself apart, and with it those who measure it; and the one that is none."""
+
+
+class Weather:
+    """Plays faults in a thread of its own, one after the other, until it is over; in pauses there are none."""
+
+    def __init__(self, places: Sequence[Place], dice: random.Random, findings: Findings) -> None:
+        self.played: Counter[str] = Counter()
+        self._pairs = [
+            (fault, place)
+            for fault in FAULTS
+            for place in places
+            if fault.name not in APART and place.name not in fault.unfit
+        ]
+        self._dice = dice
+        self._findings = findings
+        self._over = threading.Event()
+        self._turn = threading.Lock()
+        """Who has it may play; others wait."""
+        self._turn.acquire()
+        self._task = Task(self._work, name="weather")
+
+    def go_on(self) -> None:
+        """Begin, or go on."""
+        self._turn.release()
+
+    def pause(self) -> None:
+        """Play no more; the last has ended on return."""
+        self._turn.acquire()
+
+    def stop(self, within: float) -> list[str]:
+        """End, from a pause; return its name if it does not *within* so many seconds."""
+        self._over.set()
+        self._turn.release()
+        self._task.join(within)
+        if self._task.is_alive():
+            return [self._task.name]
+        return [] if self._task.error is None else [repr(self._task.error)]
+
+    def _work(self) -> None:
+        due = time.monotonic()
+        while not self._over.wait(max(0.0, due - time.monotonic())):
+            with self._turn:
+                if not self._over.is_set():
+                    self._play()
+            due = max(due + EVERY, time.monotonic())
+
+    def _play(self) -> None:
+        fault, place = self._dice.choice(self._pairs)
+        name = f"{fault.name}/{place.name}"
+        try:
+            with fault.within(place.stage):
+                time.sleep(self._dice.uniform(*LASTS))
+            place.subject.seed()
+            place.subject.answers()
+        except Exception as error:
+            self._findings.add("the soak itself", f"{name}: {error!r}")
+        self.played[name] += 1
