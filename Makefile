@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV); ARGS=… goes to demo, test, bench and chaos."
+	@echo "  PYTHON=python3.12 picks the interpreter of a new $(VENV); ARGS=… goes to demo, test, bench, chaos and soak."
 	@echo "  PYTHONS=3.12 has package look at that one alone."
 
 .PHONY: install
@@ -102,6 +102,10 @@ package: ## Build it, and install it on each Python with each extra
 .PHONY: chaos
 chaos: $(installed) $(VENV)/.pgbouncer ## Play faults on all pools for 15 minutes, and check what is promised
 	$(python) -m tests.faults $(ARGS)
+
+.PHONY: soak
+soak: $(installed) ## Ten million operations over all pools with a fault a second: nothing may grow
+	$(python) -m tests.faults.soak $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build/html

@@ -26,6 +26,7 @@ from .stats import Tally
 logger = logging.getLogger("poolkit")
 
 ResultT = TypeVar("ResultT")
+ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
 class Phase(enum.Enum):
@@ -229,6 +230,14 @@ class Retrier:
         """Count and tell an error that an operation ended with."""
         self._tally.mine().errors += 1
         self._events.tell(Failed, error=error)
+
+    def turned_away(self, error: ErrorT, operation: object) -> ErrorT:
+        """Count and tell an operation that ends with *error* before it begins, and return that."""
+        self._tally.mine().operations += 1
+        self.count_error(error)
+        if self._tells_end:
+            self._events.tell(Ended, operation=_first_word(operation), seconds=0.0, error=error)
+        return error
 
     def announce(self, attempt: int, pause: float, error: BaseException) -> None:
         """Count and tell that another attempt follows after attempt number *attempt* and a pause."""

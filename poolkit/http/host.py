@@ -78,7 +78,7 @@ class Host:
         self, request: Request, deadline: Deadline, *, stream: bool, policy: RetryPolicy | None
     ) -> Response:
         """Send *request*, again where that is safe, and return the response: read, unless *stream*."""
-        self._check_reachable()
+        self._check_reachable(request)
         refused: Response | None = None
 
         def let_go() -> None:
@@ -121,15 +121,13 @@ class Host:
                 return final.error.response
             raise final.error from final.error.__cause__
 
-    def _check_reachable(self) -> None:
+    def _check_reachable(self, request: Request) -> None:
         """Raise if the host is known to be away: only those who find that out try again."""
         outage = self.node.outage
         if outage.cause is None:
             return
         error = self.node.lender.refused(outage.error())
-        self.tally.mine().operations += 1
-        self._retrier.count_error(error)
-        raise error
+        raise self._retrier.turned_away(error, request.method)
 
     def _attempt(
         self, request: Request, deadline: Deadline, state: Try, *, stream: bool

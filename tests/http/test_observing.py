@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from urllib3.exceptions import ProtocolError
 
-from poolkit import BackendUnavailable, HttpPool, OutcomeUnknown, PoolTimeout, RetryPolicy
+from poolkit import (
+    BackendUnavailable,
+    HttpPool,
+    Listener,
+    OutcomeUnknown,
+    PoolTimeout,
+    RetryPolicy,
+)
+from poolkit.core.events import Ended
 from poolkit.http import hosts as hosts_module
 from tests.core.support import LONG, Task, eventually, together
 from tests.http.scripted import Conversation, answers, in_turn, response
@@ -295,6 +303,25 @@ def test_a_listener_hears_of_an_outage_and_its_end(dns, scripted):
         dns.answers("gone.example", "127.0.0.1")
         eventually(lambda: recorder.of("ready"))
         assert http.get(f"{url}/a").data == b"/a"
+
+
+def test_a_listener_hears_the_end_of_what_is_turned_away_in_an_outage(dns):
+    class Ends(Listener):
+        def __init__(self) -> None:
+            self.heard: list[tuple[str, object]] = []
+
+        def ended(self, event: Ended) -> None:
+            self.heard.append((event.operation, event.error))
+
+    dns.fails("gone.example")
+    ends, errors = Ends(), []
+    with HttpPool(listeners=[ends], retry=ONCE) as http:
+        for ask in (http.get, http.put):  # who finds it out, and who is told at once
+            with pytest.raises(BackendUnavailable) as caught:
+                ask("http://gone.example")
+            errors.append(caught.value)
+        assert http.stats().operations == http.stats().errors == 2
+    assert ends.heard == [("GET", errors[0]), ("PUT", errors[1])]
 
 
 # -- health --------------------------------------------------------------------------------------------

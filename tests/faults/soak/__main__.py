@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from poolkit.embedded import EmbeddedError
 from tests.faults.report import WIDTH
-from tests.faults.soak import report
+from tests.faults.soak import report, samples
 from tests.faults.soak.places import POOLS
 from tests.faults.soak.run import Show, Soak
 from tests.faults.soak.samples import Sample
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             seconds=options.seconds_at_most,
             every=options.every,
         )
+        samples.set_aside()
         with _progress(console, options.operations) as show:
             outcome = soak.run(show)
     report.show(outcome, console)

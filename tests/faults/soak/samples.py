@@ -46,7 +46,7 @@ class Rest:
     descriptors: Mapping[str, int] = field(repr=False)
 
 
-def begin() -> None:
+def set_aside() -> None:
     """Have what lives as long as the process left alone: there is so much of it that to look at it stops everybody."""
     gc.collect()
     gc.freeze()
