@@ -81,7 +81,7 @@ def heights(samples: Sequence[Sample], bounds: Bounds) -> list[Violation]:
     return found
 
 
-def rests(first: Rest, last: Rest) -> list[Violation]:
+def rests(first: Rest, last: Rest, *, objects: int = OBJECTS) -> list[Violation]:
     """Return what there is more of at rest in the end than after the warm-up."""
     found = []
     for what in ("threads", "descriptors"):
@@ -89,7 +89,7 @@ def rests(first: Rest, last: Rest) -> list[Violation]:
         if more:
             found.append(Violation(f"{what} stay the same", more))
     faults = last.sample.faults - first.sample.faults
-    more = _more(first.objects, last.objects, max(OBJECTS, OBJECTS_EACH * faults))
+    more = _more(first.objects, last.objects, max(objects, OBJECTS_EACH * faults))
     if more:
         found.append(Violation("objects stay the same", more))
     return found

@@ -70,6 +70,7 @@ class Soak:
         seconds: float,
         every: float,
         grace: float = GRACE,
+        objects: int = judge.OBJECTS,
     ) -> None:
         self._subjects = subjects
         self._seed = seed
@@ -78,6 +79,7 @@ class Soak:
         self._every = every
         self._findings = Findings()
         self._grace = grace
+        self._objects = objects
         self._samples: list[Sample] = []
         self._rests: list[Rest] = []
         self._warm = 0
@@ -217,6 +219,6 @@ class Soak:
         for violation in (
             *judge.tendency(warm),
             *judge.heights(self._samples, bounds),
-            *judge.rests(first, last),
+            *judge.rests(first, last, objects=self._objects),
         ):
             self._findings.add(violation.promise, violation.detail)
