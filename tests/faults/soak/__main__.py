@@ -52,7 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
         )
         samples.set_aside()
         with _progress(console, options.operations) as show:
-            outcome = soak.run(show)
+            try:
+                outcome = soak.run(show)
+            except KeyboardInterrupt:
+                console.print("\nInterrupted: nothing was judged.")
+                return 2
     report.show(outcome, console)
     console.print(f"written to {report.write(outcome, RESULTS)}", highlight=False)
     return 1 if outcome.violations else 0

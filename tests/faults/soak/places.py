@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ MEASURED = ("http", "firestore")
 """Whose operations OpenTelemetry hears of: it takes longer than a combined read, of which there are to be many."""
 
 PATIENCE = 20.0
+
+HOUSEKEEPER = "poolkit-housekeeper"
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Scene:
             str(self.kit.events()),
         ):
             self.ears.see(text)
+        for place in self.places:
+            place.stage.names.asked.clear()  # which would grow
 
     def close(self) -> None:
         """Close what measures it."""
@@ -164,5 +169,13 @@ def _kit(places: Sequence[Place], told: Told, metrics: OpenTelemetryListener) ->
 
 
 def settle(places: Sequence[Place]) -> list[str]:
-    """Wait until all places are at rest; return the names of those which are not in the end."""
-    return [place.name for place in places if not until(place.is_at_rest, PATIENCE)]
+    """Wait until all places are at rest, and no check or probe is under way; return what is not so in the end."""
+    restless = [place.name for place in places if not until(place.is_at_rest, PATIENCE)]
+    until(lambda: not _passing_threads(), PATIENCE)
+    return restless + _passing_threads()
+
+
+def _passing_threads() -> list[str]:
+    """Return the names of poolkit's threads but the one that stays."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("poolkit-") and name != HOUSEKEEPER]

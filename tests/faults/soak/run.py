@@ -98,20 +98,14 @@ class Soak:
             weather = Weather(where.places, dice, self._findings)
             self._callers, self._weather = callers, weather
             bounds = self._bounds(threads)
-            paused = True
             try:
                 for share in (WARM_UP, 1.0):
                     callers.go_on()
                     weather.go_on()
-                    paused = False
                     self._soak(share, show)
-                    weather.pause()
-                    paused = True
                     self._rest()
                     self._warm = self._warm or len(self._samples)
             finally:
-                if not paused:
-                    weather.pause()
                 self._join(weather.stop(PATIENCE) + callers.stop(PATIENCE))
             for text in where.ears.spilled:
                 self._findings.add("no secret told", text)
@@ -158,7 +152,7 @@ class Soak:
 
     def _rest(self) -> None:
         """Have everybody pause and all pools have all connections, and look what there is."""
-        self._join(self._callers.pause(PATIENCE))
+        self._join(self._weather.pause(PATIENCE) + self._callers.pause(PATIENCE))
         for place in self._where.places:
             turns = place.turns()
             if turns < SIZE:
@@ -190,7 +184,6 @@ class Soak:
                 ("operations", stats.operations, counted.operations),
                 *([] if place.name in UNTOLD else [("errors", stats.errors, counted.errors)]),
                 ("leases that were used", stats.use.count, stats.leases - stats.leaked),
-                ("waits", stats.wait.count, stats.leases + stats.shared),
             ):
                 if said != known:
                     self._findings.add(

@@ -36,24 +36,31 @@ class Weather:
         ]
         self._dice = dice
         self._findings = findings
+        self._playing = ""
         self._over = threading.Event()
         self._turn = threading.Lock()
         """Who has it may play; others wait."""
         self._turn.acquire()
+        self._paused = True
         self._task = Task(self._work, name="weather")
 
     def go_on(self) -> None:
         """Begin, or go on."""
+        self._paused = False
         self._turn.release()
 
-    def pause(self) -> None:
-        """Play no more; the last has ended on return."""
-        self._turn.acquire()
+    def pause(self, within: float) -> list[str]:
+        """Play no more; return what does not end *within* so many seconds."""
+        if self._turn.acquire(timeout=within):
+            self._paused = True
+            return []
+        return [f"{self._task.name}, with {self._playing},"]
 
     def stop(self, within: float) -> list[str]:
-        """End, from a pause; return its name if it does not *within* so many seconds."""
+        """End; return its name if it does not *within* so many seconds."""
         self._over.set()
-        self._turn.release()
+        if self._paused:
+            self.go_on()
         self._task.join(within)
         if self._task.is_alive():
             return [self._task.name]
@@ -69,7 +76,7 @@ class Weather:
 
     def _play(self) -> None:
         fault, place = self._dice.choice(self._pairs)
-        name = f"{fault.name}/{place.name}"
+        name = self._playing = f"{fault.name}/{place.name}"
         try:
             with fault.within(place.stage):
                 time.sleep(self._dice.uniform(*LASTS))
