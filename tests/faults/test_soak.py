@@ -15,11 +15,13 @@ import pytest
 from poolkit.embedded import FirestoreServer
 from tests.core.support import LONG, Task, eventually
 from tests.faults.bookkeeper import GRACE
-from tests.faults.soak import judge, samples
+from tests.faults.faults import FAULTS
+from tests.faults.soak import judge, samples, weather
 from tests.faults.soak.callers import Gate
 from tests.faults.soak.findings import Findings
 from tests.faults.soak.judge import MIB, Bounds
 from tests.faults.soak.lateness import Lateness
+from tests.faults.soak.places import POOLS
 from tests.faults.soak.run import Outcome, Soak
 from tests.faults.soak.samples import Rest, Sample
 from tests.faults.subjects import Subject, every
@@ -191,6 +193,16 @@ def test_callers_wait_while_the_gate_is_closed_and_end_when_it_is_over() -> None
     gate.end()
     for task in tasks:
         task.result()
+
+
+def test_faults_that_would_take_the_process_or_too_long_are_left_out() -> None:
+    known = {fault.name for fault in FAULTS}
+    for name in POOLS:
+        apart = weather.APART | weather.LONG.get(name, frozenset())
+        assert apart <= known
+        chosen = {fault.name for fault in weather.fit(name)}
+        assert not chosen & apart
+        assert chosen >= {"reset", "refused", "frozen", "exhausted", "threads that die holding"}
 
 
 # -- a soak --------------------------------------------------------------------------------------------

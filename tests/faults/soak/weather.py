@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tests.core.support import Task
-from tests.faults.faults import FAULTS
+from tests.faults.faults import FAULTS, Fault
 from tests.faults.soak.findings import Findings
 from tests.faults.soak.places import Place
 
@@ -23,17 +23,22 @@ APART = frozenset(
 """Faults that take this process itself apart, and with it those who measure it; and the one that is none."""
 
 
+LONG = {"firestore": frozenset({"killed and restarted", "shut down and restarted"})}
+"""Faults that a pool's server takes seconds to come back from: there could not be one a second."""
+
+
+def fit(name: str) -> Sequence[Fault]:
+    """Return the faults that can be played on the pool of that name."""
+    apart = APART | LONG.get(name, frozenset())
+    return [fault for fault in FAULTS if fault.name not in apart and name not in fault.unfit]
+
+
 class Weather:
     """Plays faults in a thread of its own, one after the other, until it is over; in pauses there are none."""
 
     def __init__(self, places: Sequence[Place], dice: random.Random, findings: Findings) -> None:
         self.played: Counter[str] = Counter()
-        self._pairs = [
-            (fault, place)
-            for fault in FAULTS
-            for place in places
-            if fault.name not in APART and place.name not in fault.unfit
-        ]
+        self._pairs = [(fault, place) for place in places for fault in fit(place.name)]
         self._dice = dice
         self._findings = findings
         self._playing = ""
