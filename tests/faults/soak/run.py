@@ -27,8 +27,8 @@ STUCK = 5.0
 
 PATIENCE = 20.0
 
-OURS = 8
-"""Threads of poolkit and its drivers beside callers: the housekeeper, a health check and a probe of each pool …"""
+OURS = 7
+"""Threads beside callers: poolkit's housekeeper and its advice, the weather and its helper, and three controls."""
 
 ASIDE = 40
 """Descriptors that faults and looks past the pool use for a moment: the full server of a fault has 20 connections."""
@@ -196,7 +196,9 @@ class Soak:
         pools = len(self._where.places)
         connections = 2 * SIZE * pools
         return Bounds(
-            threads=threads + len(self._callers) + 2 * pools + 2 + OURS,
+            # Of each pool a proxy, a health check, a probe, and for each connection a cancellation or a lookup; and
+            # the threads of a fault that die holding.
+            threads=threads + len(self._callers) + pools * (3 + SIZE) + SIZE + OURS,
             # A connection is one here, and two at its proxy, which has three of its own; callers look at their queue.
             descriptors=self._descriptors
             + 3 * connections

@@ -51,8 +51,9 @@ class Weather:
 
     def go_on(self) -> None:
         """Begin, or go on."""
-        self._paused = False
-        self._turn.release()
+        if self._paused:
+            self._paused = False
+            self._turn.release()
 
     def pause(self, within: float) -> list[str]:
         """Play no more; return what does not end *within* so many seconds."""
@@ -64,8 +65,7 @@ class Weather:
     def stop(self, within: float) -> list[str]:
         """End; return its name if it does not *within* so many seconds."""
         self._over.set()
-        if self._paused:
-            self.go_on()
+        self.go_on()
         self._task.join(within)
         if self._task.is_alive():
             return [self._task.name]
