@@ -12,7 +12,6 @@ sync.Mutex). At most one turn is left lying like that, and a waiter that finds i
 from __future__ import annotations
 
 import _thread
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -201,7 +200,11 @@ class Gate:
             return self._wait(waiter, deadline, waiter.since + patience, look)
         except BaseException:
             if waiter.queued:
-                self._give_up(waiter)
+                try:
+                    self._give_up(waiter)
+                except BaseException:  # an interruption: what it kept from being done is done now
+                    self._give_up(waiter)
+                    raise
             raise
 
     def _pass_to_waiters(self) -> None:
@@ -295,13 +298,15 @@ class Gate:
         return monotonic() - waiter.since
 
     def _give_up(self, waiter: _Waiter) -> None:
-        """Leave the queue; a turn that came at the same moment goes to the next."""
+        """Leave the queue; a turn that came at the same moment goes to the next. Done once, however often called."""
         with self._lock:
+            if waiter in self._waiters:  # else it was served or dismissed
+                self._waiters.remove(waiter)
             if not waiter.granted:
-                with contextlib.suppress(ValueError):  # it was dismissed meanwhile
-                    self._waiters.remove(waiter)
                 return
-        self.leave()
+            waiter.granted = False
+            self.put_down(None)  # an interruption does not come between these two
+        self.pass_on()
 
     def _dismiss_locked(self, error: Callable[[], BaseException]) -> list[_Waiter]:
         waiters = list(self._waiters)

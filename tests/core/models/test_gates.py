@@ -249,6 +249,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(self.gate._free) == self.free
         if self.closed:
             assert self.gate.wait_empty(Deadline.after(0)) is (not self.inside)
+            self.settle()  # as that does
 
 
 TestAnyOrder = AnyOrder.TestCase
