@@ -69,6 +69,13 @@ class Housekeeper:
         """Call once, *seconds* from now."""
         return self._plan(seconds, Timer(self, call, None))
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call once, as soon as possible; here and now when Python ends and lets no thread begin any more."""
+        try:
+            self.after(0.0, call)
+        except RuntimeError:
+            call()
+
     def every(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call again and again, about *seconds* apart (jittered by a tenth, so that pools spread)."""
         return self._plan(uniform(0.9, 1.1) * seconds, Timer(self, call, seconds))

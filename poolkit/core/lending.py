@@ -296,7 +296,7 @@ class Lender(Generic[ResourceT]):
         # interruption may come: that must not be dropped again.
         self._reclaim_orphans()
         if self.book.forgotten:
-            housekeeper().after(0.0, self.reclaim)
+            housekeeper().soon(self.reclaim)
         self._tally.mine().timeouts += 1
         self._events.tell(TimedOut, waited=waited, error=error)
         return error

@@ -290,9 +290,9 @@ class Generation:
     def _take_from_driver(self, until: Deadline, deadline: Deadline) -> PooledConnection:
         """Take a connection from psycopg_pool, or wait there until one is open."""
         if self._missed:
-            housekeeper().after(0.0, self._replace_missed)
+            housekeeper().soon(self._replace_missed)
         if self._leaving:  # who laid it down may have been interrupted before he told
-            housekeeper().after(0.0, self._bring_back)
+            housekeeper().soon(self._bring_back)
         queued = False
         try:
             with self._lock:
@@ -346,7 +346,7 @@ class Generation:
         if self._pool.closed or self._hot_since == inf:  # then it only closes what comes back
             self._bring_back()
         else:
-            housekeeper().after(0.0, self._bring_back)
+            housekeeper().soon(self._bring_back)
 
     def _bring_back(self) -> None:
         """Bring psycopg_pool what it is to have back."""
