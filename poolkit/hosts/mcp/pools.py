@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
@@ -17,6 +16,7 @@ from ...core.errors import ConfigError
 from ...kit.backends import AnyPool
 from ...kit.kit import PoolKit
 from . import calls
+from .sharing import SharedKit
 from .threads import Threads
 
 if TYPE_CHECKING:
@@ -69,12 +69,8 @@ class Pools:
             )
         self.deadline = checks.seconds("deadline", deadline, zero=False, forever=True)
         self._most = None if threads is None else checks.count("threads", threads, at_least=1)
-        self._make = kit if not isinstance(kit, PoolKit) else None
         self._threads: RunVar[Threads] = RunVar("poolkit_threads")
-        self._lock = threading.Lock()
-        # Guarded by _lock:
-        self._kit = kit if isinstance(kit, PoolKit) else None
-        self._lifespans = 0
+        self._shared = SharedKit(kit)
 
     # -- open ----------------------------------------------------------------------------------------
 
@@ -84,19 +80,20 @@ class Pools:
 
         Opening and closing block, so both are done in a thread. Raises what opening raises.
         """
-        kit = await self._enter()
+        self._shared.join()
         try:
-            yield kit
+            # One that is cancelled leaves at once; what its thread opens nevertheless is closed again.
+            yield await _aside(self._shared.open, abandon_on_cancel=True)
         finally:
             with anyio.CancelScope(shield=True):  # bounded by the kit's drain_timeout
-                await _aside(self._leave)
+                await _aside(self._shared.leave)
 
     # -- use -----------------------------------------------------------------------------------------
 
     @property
     def kit(self) -> PoolKit:
         """The kit. Raises :class:`~poolkit.ConfigError` while there is none."""
-        kit = self._kit
+        kit = self._shared.kit
         if kit is None:
             raise ConfigError(
                 "there is no kit before the server serves; in a test, use it `async with pools.lifespan():`"
@@ -158,7 +155,7 @@ class Pools:
     # -- inspect -------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"<Pools of {self._kit!r}, {self.deadline:g} s a call>"
+        return f"<Pools of {self._shared.kit!r}, {self.deadline:g} s a call>"
 
     @property
     def threads(self) -> Threads:
@@ -181,7 +178,8 @@ class Pools:
     @property
     def in_use(self) -> Iterable[AnyPool]:
         """The pools of the kit that there is now."""
-        return () if self._kit is None else self._kit.pools.values()
+        kit = self._shared.kit
+        return () if kit is None else kit.pools.values()
 
     # -- private -------------------------------------------------------------------------------------
 
@@ -195,53 +193,6 @@ class Pools:
             )
         return calls.bounded(fn, name=name or fn.__name__, seconds=seconds, within=self)
 
-    async def _enter(self) -> PoolKit:
-        """Begin a lifespan. One that is cancelled meanwhile, which does not stop the thread, is ended again."""
-        wanted, entered = True, False
-
-        def enter() -> PoolKit | None:
-            nonlocal entered
-            with self._lock:  # who comes second waits until it is open
-                if not wanted:
-                    return None
-                kit = self._enter_locked()
-                entered = True
-                return kit
-
-        def give_up() -> None:
-            nonlocal wanted
-            with self._lock:  # waits until it is open
-                wanted = False
-                if entered:
-                    self._leave_locked()
-
-        try:
-            kit: PoolKit = await _aside(enter)
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await _aside(give_up)
-            raise
-        return kit
-
-    def _enter_locked(self) -> PoolKit:
-        if self._make is not None and not self._lifespans:
-            self._kit = self._make()
-        assert self._kit is not None
-        if self._kit.state == "closed":
-            self._kit = self._kit.again()
-        self._kit.open()
-        self._lifespans += 1
-        return self._kit
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._leave_locked()
-
-    def _leave_locked(self) -> None:
-        self._lifespans -= 1
-        if not self._lifespans and self._kit is not None:
-            self._kit.close()
-
 
 def threads_for(pools: Iterable[AnyPool]) -> int:
     """Return how many worker threads serve *pools* best; see "How many threads" in the documentation."""
@@ -249,6 +200,8 @@ def threads_for(pools: Iterable[AnyPool]) -> int:
     return max(40, most + 10)
 
 
-async def _aside(call: Callable[[], Any]) -> Any:
+async def _aside(call: Callable[[], ResultT], *, abandon_on_cancel: bool = False) -> ResultT:
     """Do what blocks in a thread of its own, whoever has the others."""
-    return await to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
+    return await to_thread.run_sync(
+        call, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=abandon_on_cancel
+    )
