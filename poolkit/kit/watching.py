@@ -45,7 +45,10 @@ class WatchSettings:
 
 
 class Companion(Protocol):
-    """What is there as long as a kit is open, in each process. Starting and stopping are idempotent."""
+    """What is there as long as a kit is open, in each process.
+
+    Starting and stopping are idempotent; a thread may do the one while another does the other, and stops it afterwards.
+    """
 
     def start(self) -> None:
         """Begin: the kit is in use in this process."""
@@ -100,34 +103,25 @@ class Watching:
             overdue=recent.overdue,
             given_back=recent.given_back,
         )
-        # Held while anything starts: another thread may close the kit that this one has just opened.
-        self._lock = threading.Lock()
-        # Guarded by _lock:
-        self._stopped = False
         self._adviser: threading.Thread | None = None
+        self._lock = threading.Lock()
+        # Set under _lock, read without it:
+        self._stopped = False
 
     def start(self) -> None:
         """Begin to watch, unless it was stopped before."""
-        with self._lock:
-            if self._stopped:
-                return
-            for companion in self._companions:
-                companion.start()
-            if not self._active:
-                return
-            self.health.start()
-            self.leaks.start()
-            if "postgres" in self._pools:
-                self._adviser = threading.Thread(
-                    target=self._advise, name="poolkit-advice", daemon=True
-                )
-                self._adviser.start()
+        for companion in self._companions:
+            self.accompany(companion)
+        if self._active:
+            self._begin()
 
     def accompany(self, companion: Companion) -> None:
         """Start *companion*, which is among the companions by now, unless it was stopped before."""
-        with self._lock:
-            if not self._stopped:
-                companion.start()
+        if self._stopped:
+            return
+        companion.start()
+        if self._stopped:  # by another thread meanwhile, perhaps before this one had started it
+            companion.stop()
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
         """Watch no more, for good. Nobody holds it."""
@@ -143,6 +137,20 @@ class Watching:
 
     def abandon(self) -> None:
         """In a forked child: the threads are the parent's."""
+
+    def _begin(self) -> None:
+        with (
+            self._lock
+        ):  # none of this waits for anybody; what is stopped has begun by then, or never does
+            if self._stopped:
+                return
+            self.health.start()
+            self.leaks.start()
+            if "postgres" in self._pools:
+                self._adviser = threading.Thread(
+                    target=self._advise, name="poolkit-advice", daemon=True
+                )
+                self._adviser.start()
 
     def _advise(self) -> None:
         """Warn if all instances together may open more connections than the server admits."""

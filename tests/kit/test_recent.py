@@ -306,6 +306,23 @@ def test_nothing_begins_in_a_kit_that_is_closed_meanwhile(step, monkeypatch):
     assert not any(thread.name == "poolkit-housekeeper" for thread in threading.enumerate())
 
 
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_kit_can_be_closed_while_a_companion_starts_which_is_stopped_then(opened):
+    kit = PoolKit(http=False, watch=None)
+
+    class Slow(Companion):
+        def start(self):
+            Task(kit.close).result()
+            super().start()
+
+    companion = Slow()
+    steps = [kit.open, lambda: kit.accompany(companion)]
+    for step in steps if opened else reversed(steps):
+        step()
+    assert kit.state == "closed"
+    assert companion.log == ["stop", "start", "stop"]
+
+
 def test_what_the_last_checks_found_is_said_without_opening_anything(redis_url):
     kit = PoolKit(redis=redis_url, http=False)
     assert kit.last_health().pools == {}
