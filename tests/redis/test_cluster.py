@@ -13,8 +13,8 @@ import redis
 
 from poolkit import BackendUnavailable, ConfigError, PoolClosed, RedisPool, RetryPolicy
 from poolkit.embedded import RedisCluster, RedisServer
-from poolkit.redis import cluster as cluster_module
-from poolkit.redis.cluster import slot_of
+from poolkit.redis import survey
+from poolkit.redis.slots import slot_of
 from tests.core.support import LONG, Task, eventually
 
 from .support import SCHEDULING, Child, Stopwatch
@@ -633,7 +633,7 @@ def test_a_seed_may_be_dead(pool_of, redis_cluster, place):
 
 
 def test_a_seed_may_be_silent(pool_of, redis_cluster, monkeypatch):
-    monkeypatch.setattr(cluster_module, "ASK_TIMEOUT", 0.3)
+    monkeypatch.setattr(survey, "ASK_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         cache = pool_of(nodes=[f"127.0.0.1:{mute.getsockname()[1]}", redis_cluster.nodes[0]])
         with Stopwatch() as watch:
