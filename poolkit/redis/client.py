@@ -27,11 +27,12 @@ from .address import Server
 from .cluster import Cluster
 from .commands import Argument, Session, Traits, traits_of
 from .config import RedisConfig
-from .connection import PooledConnection, TcpConnection
+from .connection import PooledConnection
 from .dial import connection_options
 from .failures import classify
 from .node import RedisNode
 from .running import Running
+from .transports import TcpConnection
 
 ANYBODY = "*"
 """The host by which redis-py asks whichever node of a cluster the pool can reach."""

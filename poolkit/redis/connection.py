@@ -7,32 +7,26 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any
 
 import redis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.connection import AbstractConnection
-from redis.exceptions import ExecAbortError, InvalidResponse, MovedError, ReadOnlyError
-from redis.utils import HIREDIS_AVAILABLE, SENTINEL
+from redis.exceptions import MovedError, ReadOnlyError
+from redis.utils import SENTINEL
 
 from ..core.deadline import NEVER, Deadline, ambient
-from ..core.dialing import first_to_answer
 from ..core.lease import Lease
 from ..core.node import Node
-from ..core.resolving import resolve
-from .commands import Argument, Command, Session, Traits, traits_of
-from .failures import NotSent
+from .account import Account
+from .commands import Argument, Command, Traits, traits_of
+from .failures import NotSent, raise_seen
 from .handshake import greet
-from .wire import PlainWire, TlsWire, Wire, shake_hands
-
-pack_fast: Callable[[tuple[Any, ...]], bytes] | None = None
-if HIREDIS_AVAILABLE:
-    from hiredis import pack_command as pack_fast
+from .packing import pack
+from .wire import PlainWire, Wire
 
 _PLAIN = {str, bytes, int, float, bool, list, dict, set, type(None)}
 """Kinds of replies that are neither errors nor announcements."""
@@ -70,17 +64,15 @@ class PooledConnection(AbstractConnection):
     posted = 0
     """Bytes of what was posted last that the kernel took."""
 
+    _wire_type: type[Wire] = PlainWire
     _wire: Wire
     _sock: Any
-    _owed = 0  # replies that were asked for and not read
     _packed: Sequence[Sequence[Any]] = ()  # commands that redis-py has packed, but not sent yet
-    # What the commands do whose replies are owed, in order; those after the last that does anything are left out.
-    _awaited: deque[Session] | tuple[()] = ()
-    _doubtful = False  # whether one of the commands whose replies are owed must not be repeated
-    _watching = False
-    _in_transaction = False
-    _changed = False  # not like a new one any more: it must not be lent again
     _strangers = False  # this process is a fork of the one that opened it
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._account = Account()
+        super().__init__(*args, **options)
 
     # -- open ----------------------------------------------------------------------------------------
 
@@ -118,18 +110,16 @@ class PooledConnection(AbstractConnection):
         if limit.at <= began:
             raise limit.exceeded(f"Redis at {self._host_error()}", stage="connecting")
         self.connect_until = min(limit.at, began + self.command_timeout)
-        self._owed, self._packed, self._awaited = 0, (), ()
-        self._watching = self._in_transaction = False
-        self._changed = True  # whoever lost it may have gone on with it
+        self._packed = ()
+        self._account.reopen()
         self.connect_check_health(check_health=False, retry_socket_connect=False)
         self.node.renewed(monotonic() - began)
 
     def _connect(self) -> Wire:
-        kind = TlsWire if isinstance(self, redis.SSLConnection) else PlainWire
         sock = self._reach()
         # Of a pool that is dropped, the collector may come to the socket before it comes to this connection.
         weakref.finalize(self, sock.close).atexit = False
-        self._wire = kind(sock)
+        self._wire = self._wire_type(sock)
         self._wire.bound(self.connect_until, ambient())
         return self._wire
 
@@ -201,9 +191,10 @@ class PooledConnection(AbstractConnection):
 
     def send(self, args: Sequence[Argument], traits: Traits, until: Deadline = NEVER) -> None:
         """Send one command; its reply is owed then."""
-        packed = self._pack(args)
+        packed = pack(args)
+        pieces = (packed,) if packed is not None else self._command_packer.pack(*args)
         self._begin(args, traits, until)
-        self._transmit(packed)
+        self._transmit(pieces)
 
     def send_command(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Send one command, for redis-py."""
@@ -224,7 +215,7 @@ class PooledConnection(AbstractConnection):
         """Send what was packed last."""
         packed, self._packed = self._packed, ()
         if not packed:
-            self._changed = True  # nobody knows what this is
+            self._account.changed = True  # nobody knows what this is
         for args in packed:
             self._begin(args, traits_of(args))
         self._transmit([command] if isinstance(command, (str, bytes)) else command)
@@ -247,10 +238,8 @@ class PooledConnection(AbstractConnection):
         except BaseException as error:  # noqa: BLE001 - raised again
             if disconnect_on_error:
                 self.disconnect()
-            self._raise(error)
-        if self._awaited:
-            self._settle(self._awaited.popleft(), reply)
-        self._owed -= 1  # last, so that one that is interrupted before counts as not read
+            raise_seen(error, self._host_error(), doubtful=self._account.doubtful)
+        self._account.answered(reply)
         if isinstance(reply, redis.ResponseError):
             if isinstance(reply, (MovedError, ReadOnlyError)):
                 self.news = reply
@@ -288,7 +277,7 @@ class PooledConnection(AbstractConnection):
         if self._sock is None:
             self._check_usable()
             raise redis.ConnectionError("the connection was lost")
-        self._owed += count
+        self._account.owed += count
         self._wire.silence = None
         self._wire.bound(monotonic() + self.command_timeout)
         try:
@@ -333,7 +322,7 @@ class PooledConnection(AbstractConnection):
             if not replies:  # else what has come is handed out first
                 raise
         finally:
-            self._owed -= len(replies)
+            self._account.owed -= len(replies)
         return replies
 
     @property
@@ -360,8 +349,7 @@ class PooledConnection(AbstractConnection):
         """Whether it is like a new one: nothing owed, nothing left to read, nothing changed."""
         return (
             self._sock is not None
-            and self._owed == 0
-            and not (self._changed or self._watching or self._in_transaction)
+            and self._account.settled
             and not self._has_unread()
             and not self.should_reconnect()
         )
@@ -416,17 +404,6 @@ class PooledConnection(AbstractConnection):
 
     # -- private -------------------------------------------------------------------------------------
 
-    def _pack(self, args: Sequence[Any]) -> Sequence[Any]:
-        """Return a command as it is sent. What hiredis can't do by itself, redis-py's packer does around it."""
-        name = args[0]
-        if pack_fast is not None and type(args) is tuple and type(name) is str and " " not in name:
-            try:
-                return (pack_fast(args),)
-            except TypeError:
-                pass  # a memoryview, say
-        packed: Sequence[Any] = self._command_packer.pack(*args)
-        return packed
-
     def _begin(self, args: Sequence[Any], traits: Traits, until: Deadline = NEVER) -> None:
         """Note what a command that is about to be sent asks for, and by when it has to be answered."""
         if self._sock is None:
@@ -440,11 +417,7 @@ class PooledConnection(AbstractConnection):
             raise limit.exceeded("Redis", stage="running")
         patience = self.command_timeout + traits.blocks(args)
         self._wire.bound(min(until.at, limit.at, now + patience), limit)
-        self._doubtful = (self._owed > 0 and self._doubtful) or not traits.repeatable(args)
-        self._owed += 1
-        session = traits.session
-        if session is not Session.KEEPS:
-            self._note(session)
+        self._account.ask(traits.session, repeatable=traits.repeatable(args))
 
     def _check_usable(self) -> None:
         if self._strangers:
@@ -456,65 +429,20 @@ class PooledConnection(AbstractConnection):
                 "this connection was given back, and the pool has closed it; take another from the pool"
             )
 
-    def _note(self, session: Session) -> None:
-        """Note what a command does to the connection, if the server takes it: its reply will tell."""
-        if session is Session.CHANGES:
-            self._changed = True
-            return
-        if not self._awaited:
-            self._awaited = deque()
-        self._awaited.extend([Session.KEEPS] * (self._owed - 1 - len(self._awaited)))
-        self._awaited.append(session)
-
-    def _settle(self, session: Session, reply: Any) -> None:
-        """Note what a command has done to the connection, now that its reply is here."""
-        if isinstance(reply, redis.RedisError):
-            if session is Session.ENDS and isinstance(reply, ExecAbortError):
-                self._watching = self._in_transaction = False
-        elif session is Session.OPENS:
-            self._in_transaction = True
-        elif session is Session.WATCHES:
-            self._watching = True
-        elif session is Session.ENDS:
-            self._watching = self._in_transaction = False
-        elif session is Session.UNWATCHES and reply not in ("QUEUED", b"QUEUED"):
-            self._watching = False
-
     def _transmit(self, packed: Iterable[Any]) -> None:
         try:
             for piece in packed:
                 self._wire.sendall(piece)
         except BaseException as error:
             self.disconnect()
-            if self._owed == 1:
+            if self._account.owed == 1:
                 # The server can't have run a command whose end it never got.
-                self._doubtful = False
+                self._account.doubtful = False
                 if isinstance(error, OSError) and not ambient().expired:
                     raise NotSent(
                         f"the connection to {self._host_error()} was lost while sending: {error}"
                     ) from error
-            self._raise(error)
-
-    def _raise(self, error: BaseException) -> NoReturn:
-        """Raise what the caller gets to see of an error of the socket or of redis-py's parser."""
-        if isinstance(error, (TimeoutError, redis.TimeoutError)):
-            limit = ambient()
-            if not limit.expired:
-                raise redis.TimeoutError(f"no answer from {self._host_error()} in time") from error
-            told = limit.exceeded(f"Redis at {self._host_error()}", stage="running")
-            if self._doubtful:
-                raise told.in_doubt(", so it may have taken effect or not") from error
-            raise told from error
-        if isinstance(error, OSError):
-            raise redis.ConnectionError(
-                f"the connection to {self._host_error()} was lost: {error}"
-            ) from error
-        odd = (IndexError, TypeError, ValueError)
-        if isinstance(error, odd) and not isinstance(error, UnicodeError):
-            # redis-py took apart what came, as the error or the message that it began like; or a map has a key
-            # that no dictionary takes.
-            raise InvalidResponse(f"{self._host_error()} sent what is no reply") from error
-        raise error
+            raise_seen(error, self._host_error(), doubtful=self._account.doubtful)
 
     def _has_unread(self) -> bool:
         reader = getattr(self._parser, "_reader", None)  # hiredis
@@ -522,62 +450,3 @@ class PooledConnection(AbstractConnection):
             return bool(reader.has_data())
         buffer = getattr(self._parser, "_buffer", None)  # redis-py's own
         return buffer is not None and bool(buffer.unread_bytes())
-
-
-class _InternetConnection(PooledConnection):
-    """One to a host."""
-
-    port: int
-    socket_keepalive: bool
-    socket_keepalive_options: dict[int, int]
-
-    def _reach(self) -> socket.socket:
-        """Connect to the address that answers first, with redis-py's options."""
-        until = Deadline.after(self.socket_connect_timeout).earlier(ambient())
-        sock = first_to_answer(resolve(self.host, self.port, until), until, socket.socket)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.socket_keepalive:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for option, value in self.socket_keepalive_options.items():
-                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-
-class TcpConnection(_InternetConnection, redis.Connection):
-    """One over TCP."""
-
-
-class TlsConnection(_InternetConnection, redis.SSLConnection):
-    """One over TLS."""
-
-    context: ssl.SSLContext
-
-    def _reach(self) -> socket.socket:
-        sock = super()._reach()
-        try:
-            return self._wrap_socket_with_ssl(sock)
-        except BaseException:
-            sock.close()
-            raise
-
-    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
-        """Wrap with the pool's own context: making one for each connection would read all CAs each time."""
-        made = self.context.wrap_socket(
-            sock, server_hostname=self.host, do_handshake_on_connect=False
-        )
-        try:
-            shake_hands(made, Deadline.after(self.socket_connect_timeout).earlier(ambient()))
-        except BaseException:
-            made.close()
-            raise
-        return made
-
-
-class UnixConnection(PooledConnection, redis.UnixDomainSocketConnection):
-    """One over a Unix socket."""
-
-    host = ""

@@ -14,7 +14,8 @@ from ..core.deadline import Deadline
 from .address import Server
 from .commands import Argument, traits_of
 from .config import RedisConfig
-from .connection import PooledConnection, TcpConnection, TlsConnection, UnixConnection
+from .connection import PooledConnection
+from .transports import TcpConnection, TlsConnection, UnixConnection
 
 # Deadlines are none of redis-py's time-outs, after which it connects anew, or says that a watched key has changed.
 _ONCE = Retry(NoBackoff(), 0, supported_errors=(redis.ConnectionError, redis.TimeoutError))

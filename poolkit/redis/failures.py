@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from typing import NoReturn
 
 import redis
 from redis import exceptions
 
+from ..core.deadline import ambient
 from ..core.errors import (
     Cancelled,
     CancelledOutcomeUnknown,
@@ -66,6 +68,29 @@ def part_has_run(error: Exception) -> OutcomeUnknown:
     if isinstance(error, DeadlineExceeded):
         return DeadlineOutcomeUnknown(text, stage=error.stage)
     return OutcomeUnknown(text)
+
+
+def raise_seen(error: BaseException, where: str, *, doubtful: bool) -> NoReturn:
+    """Raise what the caller gets to see of an *error* of a socket, or of redis-py's parser.
+
+    *doubtful*: whether one of the commands that it leaves unanswered must not be repeated.
+    """
+    if isinstance(error, (TimeoutError, redis.TimeoutError)):
+        limit = ambient()
+        if not limit.expired:
+            raise redis.TimeoutError(f"no answer from {where} in time") from error
+        told = limit.exceeded(f"Redis at {where}", stage="running")
+        if doubtful:
+            raise told.in_doubt(", so it may have taken effect or not") from error
+        raise told from error
+    if isinstance(error, OSError):
+        raise redis.ConnectionError(f"the connection to {where} was lost: {error}") from error
+    odd = (IndexError, TypeError, ValueError)
+    if isinstance(error, odd) and not isinstance(error, UnicodeError):
+        # redis-py took apart what came, as the error or the message that it began like; or a map has a key that no
+        # dictionary takes.
+        raise exceptions.InvalidResponse(f"{where} sent what is no reply") from error
+    raise error
 
 
 def is_busy(error: BaseException) -> bool:

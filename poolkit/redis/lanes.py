@@ -14,8 +14,9 @@ import redis
 from ..core.deadline import Deadline
 from ..core.errors import PoolKitError
 from .commands import Argument, Traits
-from .connection import PooledConnection, pack_fast
+from .connection import PooledConnection
 from .failures import NotSent
+from .packing import pack
 
 LARGE = 4096
 """Bytes from which on a command is sent by itself: others should not wait for it to be written."""
@@ -39,12 +40,11 @@ class Asked:
 
     def pack(self) -> bool:
         """Get ready to be sent with others; a long command is not."""
-        args = self.args
-        name = args[0]
-        if pack_fast is None or type(args) is not tuple or type(name) is not str or " " in name:
+        packed = pack(self.args)
+        if packed is None or len(packed) > LARGE:
             return False
-        self.packed = pack_fast(args)
-        return len(self.packed) <= LARGE
+        self.packed = packed
+        return True
 
 
 class RedisFlight:

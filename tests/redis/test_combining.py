@@ -10,7 +10,7 @@ import redis
 
 from poolkit import DeadlineExceeded, DeadlineOutcomeUnknown, OutcomeUnknown, RedisPool, deadline
 from poolkit.core import combining
-from poolkit.redis import lanes, wire
+from poolkit.redis import lanes, packing, wire
 from poolkit.redis.commands import traits_of
 from tests.core.support import LONG, Task, eventually, together
 
@@ -267,7 +267,7 @@ def test_combining_can_be_switched_off(redis_url):
 
 
 def test_without_hiredis_nothing_is_combined(redis_url, monkeypatch):
-    monkeypatch.setattr(lanes, "pack_fast", None)
+    monkeypatch.setattr(packing, "pack_fast", None)
     with RedisPool(redis_url) as cache:
         busy(cache)
         assert cache.stats().batches == 0
