@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 LONG = 30.0
@@ -98,6 +99,24 @@ class Conn:
 
     def disown(self) -> None:
         self.disowned += 1
+
+
+class Stopwatch:
+    """Measures a block: ``seconds``."""
+
+    seconds = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.seconds = time.monotonic() - self._began
 
 
 def eventually(condition: Callable[[], Any], timeout: float = LONG) -> None:

@@ -12,7 +12,7 @@ from poolkit import Deadline, DeadlineExceeded, PoolClosed, PoolOverloaded, Pool
 from poolkit.core import combining, pace
 from poolkit.core.deadline import NEVER
 from poolkit.core.pace import GROWTH, LARGEST
-from tests.redis.support import Interruption, Struck
+from tests.interruptions import Interruption, Struck
 
 from .steered import Broken, Cancelled, Lost, Overdue, Server, Wrong
 from .support import LONG, Interrupted, Task, eventually, together

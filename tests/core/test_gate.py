@@ -27,7 +27,7 @@ from poolkit import (
 from poolkit.core import gate as gate_module
 from poolkit.core.deadline import NEVER
 from poolkit.core.gate import Gate, Waited
-from tests.redis.support import Interruption, Struck
+from tests.interruptions import Interruption, Struck
 
 from .support import LONG, Interrupted, Task, eventually, together
 

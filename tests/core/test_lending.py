@@ -36,7 +36,7 @@ from poolkit.core.lending import Lender
 from poolkit.core.outage import Outage
 from poolkit.core.retry import Again, Retrier, Verdict
 from poolkit.core.stats import Tally
-from tests.redis.support import Interruption, Struck
+from tests.interruptions import Interruption, Struck
 
 from .support import LONG, Interrupted, Task, eventually, together
 

@@ -17,7 +17,8 @@ from tests.core.support import Interrupted, Task
 from tests.faults.bookkeeper import Bookkeeper, Call, Fate
 from tests.faults.control import queued
 from tests.faults.subjects import UNKNOWN, Subject
-from tests.redis.support import Child, Interruption, Struck
+from tests.forks import Child
+from tests.interruptions import Interruption, Struck
 
 PAUSE = 0.002
 """Seconds between two calls of one caller: enough are under way, and the machine has time for what it does else."""

@@ -16,8 +16,9 @@ from poolkit.firestore.calls import Caller
 from poolkit.firestore.methods import BATCH_WRITE
 from poolkit.firestore.pacing import PHASE, Pacer
 from poolkit.firestore.side_by_side import side_by_side
+from tests.core.support import Stopwatch
 
-from .support import ONE_MORE, SCHEDULING, Stopwatch, number_at
+from .support import ONE_MORE, SCHEDULING, number_at
 
 QUICK = RetryPolicy(attempts=3, base=0.001, cap=0.01)
 OK = grpc.StatusCode.OK

@@ -20,13 +20,11 @@ from poolkit.core.deadline import PULSE, Deadline
 from poolkit.core.housekeeper import housekeeper
 from poolkit.firestore.lines import Lines, Turn
 from poolkit.firestore.pacing import Pacer
+from tests.cancelling import PROMPT, cancelled, under
 from tests.core.support import LONG, Task, eventually
 from tests.faults.proxy import FaultProxy
 
 from .support import ONE_MORE, SCHEDULING, number_at
-
-PROMPT = 1.0
-"""Seconds in which a call ends on the busiest machine; how soon as a rule, tests/kit/test_cancelling.py tells."""
 
 
 @pytest.fixture
@@ -51,21 +49,6 @@ def store(proxy, project):
 def cancellation():
     """Give what ends the calls of a test."""
     return Cancellation()
-
-
-def under(cancellation, work, *args):
-    with deadline(math.inf, cancellation=cancellation):
-        return work(*args)
-
-
-def cancelled(task, cancellation):
-    """Cancel, and return what *task* raised, which has to be at once."""
-    began = monotonic()
-    cancellation.cancel()
-    error = task.end()
-    assert isinstance(error, Cancelled), error
-    assert monotonic() - began <= PROMPT
-    return error
 
 
 def sight(proxy, text):

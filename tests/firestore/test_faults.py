@@ -19,10 +19,11 @@ from poolkit import (
     deadline,
 )
 from poolkit.embedded.process import free_port
-from tests.core.support import LONG, Task, eventually
+from tests.core.support import LONG, Stopwatch, Task, eventually
 from tests.faults.proxy import FaultProxy
+from tests.recorder import Recorder
 
-from .support import ONE_MORE, SCHEDULING, Recorder, Stopwatch, number_at, running_of
+from .support import ONE_MORE, SCHEDULING, number_at, running_of
 
 QUICK = RetryPolicy(attempts=3, base=0.01, cap=0.05)
 

@@ -12,7 +12,7 @@ import pytest
 from poolkit import FirestorePool
 from tests.core.support import LONG, Task, eventually, python
 from tests.faults.proxy import FaultProxy
-from tests.redis.support import Child
+from tests.forks import Child
 
 from .support import running_of
 

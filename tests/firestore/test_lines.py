@@ -7,9 +7,7 @@ import pytest
 from poolkit.core.deadline import NEVER, Deadline
 from poolkit.firestore import lines as module
 from poolkit.firestore.lines import Lines, Turn
-from tests.core.support import Task, eventually
-
-from .support import Stopwatch
+from tests.core.support import Stopwatch, Task, eventually
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from google.api_core import exceptions
 from poolkit import FirestorePool, PoolOverloaded, PoolTimeout
 from poolkit.firestore.calls import Caller
 from tests.core.support import LONG, Task, eventually, together
+from tests.recorder import Recorder
 
-from .support import ONE_MORE, Recorder, number_at, running_of
+from .support import ONE_MORE, number_at, running_of
 
 
 def test_counters_are_exact_whatever_threads_do(store):

@@ -6,9 +6,7 @@ import pytest
 
 from benchmarks.stream_limited import SECONDS, stream_limited
 from poolkit import FirestorePool, PoolTimeout
-from tests.core.support import Task, eventually, together
-
-from .support import Stopwatch
+from tests.core.support import Stopwatch, Task, eventually, together
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from google.cloud import firestore
 from poolkit import ConfigError, DeadlineExceeded, FirestorePool, RetryPolicy, deadline
 from poolkit.firestore.calls import Caller
 from poolkit.firestore.methods import BEGIN, COMMIT, ROLLBACK
-from tests.core.support import Task, eventually, together
+from tests.core.support import Stopwatch, Task, eventually, together
 
-from .support import SCHEDULING, Stopwatch, number_at, running_of
+from .support import SCHEDULING, number_at, running_of
 
 PATH = "counters/1"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from poolkit import HttpPool
 from poolkit.core.deadline import NEVER
 from poolkit.core.gate import Waited
@@ -11,6 +9,7 @@ from poolkit.http.events import HttpListener
 from poolkit.http.host import Host
 from poolkit.http.target import parse
 from tests.http.scripted import Conversation, Script, response
+from tests.recorder import Recorder, recording
 
 PROMISED = 0.05
 """Seconds after the deadline by which a call has ended."""
@@ -19,45 +18,11 @@ SCHEDULING = 0.2
 """Seconds that a busy machine may add to what is promised."""
 
 
-class Recorder(HttpListener):
-    """Remembers the kinds of events, and the events."""
+class HttpRecorder(Recorder, HttpListener):
+    """Remembers requests and answers too."""
 
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Any]] = []
-
-    def kinds(self) -> list[str]:
-        """Return what was heard, in order."""
-        return [kind for kind, _ in self.events]
-
-    def of(self, kind: str) -> list[Any]:
-        """Return the events of one kind."""
-        return [event for heard, event in self.events if heard == kind]
-
-
-def _record(name: str) -> object:
-    def method(self: Recorder, event: object) -> None:
-        self.events.append((name, event))
-
-    return method
-
-
-for _name in (
-    "opened",
-    "connected",
-    "ready",
-    "reconnecting",
-    "acquired",
-    "released",
-    "removed",
-    "timed_out",
-    "retried",
-    "failed",
-    "leaked",
-    "closed",
-    "requested",
-    "answered",
-):
-    setattr(Recorder, _name, _record(_name))
+    requested = recording("requested")
+    answered = recording("answered")
 
 
 def host_of(http: HttpPool, url: str) -> Host:

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from time import monotonic
 
 import pytest
 
-from poolkit import Cancellation, Cancelled, HttpPool, OutcomeUnknown, RetryPolicy, deadline
+from poolkit import Cancellation, HttpPool, OutcomeUnknown, RetryPolicy
+from tests.cancelling import cancel, under
 from tests.core.support import LONG, Task, eventually
 
 from .scripted import Conversation, response
 from .support import silent
 from .test_deadlines import HANDSHAKES, LARGE, SCRIPTS
-
-PROMPT = 1.0
-"""Seconds in which a call ends on the busiest machine; how soon as a rule, tests/kit/test_cancelling.py tells."""
-
-
-def under(cancellation, work, *args, **options):
-    with deadline(math.inf, cancellation=cancellation):
-        return work(*args, **options)
-
-
-def cancel(cancellation, *tasks):
-    """Cancel, and return what the tasks raised, which has to be at once."""
-    began = monotonic()
-    cancellation.cancel()
-    errors = [task.end() for task in tasks]
-    assert monotonic() - began <= PROMPT
-    for error in errors:
-        assert isinstance(error, Cancelled), error
-    return errors
 
 
 @pytest.mark.parametrize("way", ["request", "session"])

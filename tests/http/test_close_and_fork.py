@@ -17,10 +17,10 @@ from urllib3.exceptions import HTTPError
 
 from poolkit import DeadlineExceeded, HttpPool, OutcomeUnknown, PoolClosed
 from tests.core.support import LONG, Task, eventually, together
+from tests.forks import Child
 from tests.http.scripted import Conversation, answers, response
-from tests.redis.support import Child
 
-from .support import SCHEDULING, Recorder, echo_path, host_of, silent
+from .support import SCHEDULING, HttpRecorder, echo_path, host_of, silent
 
 BODY = b"x" * 1_000_000
 LARGE = response(BODY)
@@ -77,7 +77,7 @@ def test_close_waits_for_a_stream(start):
 
 def test_close_does_not_wait_for_a_stream_longer_than_allowed_and_names_who_has_it(start, caplog):
     caplog.set_level(logging.WARNING, "poolkit.http")
-    recorder = Recorder()
+    recorder = HttpRecorder()
     server, http = start(answers(LARGE), listeners=[recorder])
     with http.stream("GET", server.url) as answer:
         began = time.monotonic()
@@ -200,7 +200,7 @@ def test_under_load_each_call_ends_with_its_answer_or_is_told(start):
 
 
 def test_what_is_closed_twice_at_once_is_closed_once(start):
-    recorder = Recorder()
+    recorder = HttpRecorder()
     server, http = start(echo_path, listeners=[recorder])
     http.get(server.url)
     together(8, lambda number: http.close())

@@ -19,7 +19,7 @@ from poolkit import HttpPool, PoolOverloaded, PoolTimeout, deadline
 from tests.core.support import LONG, Task, eventually, together
 from tests.http.scripted import Conversation, answers, response
 
-from .support import Recorder, echo_path, host_of, silent, sweep, turns_left
+from .support import HttpRecorder, echo_path, host_of, silent, sweep, turns_left
 
 LARGE = response(b"x" * 1_000_000)
 
@@ -156,7 +156,7 @@ def test_a_response_that_is_dropped_is_reclaimed_counted_and_logged_with_its_lin
     scripted, certificates, caplog, name, kind
 ):
     server = scripted(answers(LARGE), tls=certificates.good if kind == "TLS" else None)
-    recorder = Recorder()
+    recorder = HttpRecorder()
     caplog.set_level(logging.WARNING, "poolkit")
     with HttpPool(verify=str(certificates.ca_file), max_size=1, listeners=[recorder]) as http:
         line = DROPS[name](http, server.url)

@@ -35,7 +35,7 @@ from tests.http.scripted import (
     response,
 )
 
-from .support import Recorder, echo_path, host_of, sweep, turns_left
+from .support import HttpRecorder, echo_path, host_of, sweep, turns_left
 
 ONCE = RetryPolicy(attempts=1)
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -439,7 +439,7 @@ def test_a_blackhole_is_told_to_others_at_once(blackhole):
 def test_a_host_that_is_away_is_told_to_all_at_once_and_looked_for_by_one():
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
-    recorder = Recorder()
+    recorder = HttpRecorder()
     with HttpPool(listeners=[recorder]) as http:
         with pytest.raises(BackendUnavailable):
             http.get(url)

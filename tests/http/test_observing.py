@@ -21,7 +21,7 @@ from poolkit.http import hosts as hosts_module
 from tests.core.support import LONG, Task, eventually, together
 from tests.http.scripted import Conversation, answers, in_turn, response
 
-from .support import Recorder, echo_path, host_of, sweep, turns_left
+from .support import HttpRecorder, echo_path, host_of, sweep, turns_left
 
 ONCE = RetryPolicy(attempts=1)
 LARGE = response(b"x" * 1_000_000)
@@ -215,7 +215,7 @@ def test_hosts_without_number_come_and_go_and_no_call_is_harmed(named, monkeypat
 
 def test_events_of_a_request_come_in_order(scripted):
     server = scripted(echo_path)
-    recorder = Recorder()
+    recorder = HttpRecorder()
     with HttpPool(listeners=[recorder], name="heard") as http:
         http.get(f"{server.url}/path", params={"secret": "s3cr3t"})
         http.post(f"{server.url}/other")
@@ -255,7 +255,7 @@ def test_events_are_as_many_as_counters_say(scripted):
             talk.send(response(b"ok", status=500 if heard.target.startswith("/bad") else 200))
 
     server = scripted(script)
-    recorder = Recorder()
+    recorder = HttpRecorder()
     policy = RetryPolicy(attempts=2, base=0.0, cap=0.0)
     with HttpPool(listeners=[recorder], max_size=4, retry=policy, acquire_timeout=LONG) as http:
 
@@ -281,7 +281,7 @@ def test_events_are_as_many_as_counters_say(scripted):
 
 def test_a_listener_hears_of_who_gets_none(scripted):
     server = scripted(answers(LARGE))
-    recorder = Recorder()
+    recorder = HttpRecorder()
     with HttpPool(listeners=[recorder], max_size=1, acquire_timeout=0.05) as http:
         with http.stream("GET", server.url), pytest.raises(PoolTimeout):
             http.get(server.url)
@@ -295,7 +295,7 @@ def test_a_listener_hears_of_an_outage_and_its_end(dns, scripted):
     server = scripted(echo_path)
     dns.fails("gone.example")
     url = f"http://gone.example:{server.port}"
-    recorder = Recorder()
+    recorder = HttpRecorder()
     with HttpPool(listeners=[recorder], retry=ONCE) as http:
         with pytest.raises(BackendUnavailable):
             http.get(url)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,11 +20,11 @@ from poolkit.core.deadline import NEVER, ambient
 from poolkit.core.lease import _frames
 from poolkit.http import connection as connection_module
 from poolkit.http.wire import Answer, Reader
-from tests.core.support import Task, eventually
+from tests.core.support import eventually
 from tests.http.scripted import Conversation, answers, response
-from tests.redis.support import Interruption, Struck
+from tests.interruptions import Interruption, Struck, ctrl_c_when
 
-from .support import Recorder, echo_path, host_of, silent, sweep, turns_left
+from .support import HttpRecorder, echo_path, host_of, silent, sweep, turns_left
 
 ONCE = RetryPolicy(attempts=1)
 LARGE = response(b"x" * 1_000_000)
@@ -224,7 +223,7 @@ def test_an_auth_that_raises_costs_nothing(http, scripted):
 def test_a_listener_that_raises_costs_nothing(scripted):
     server = scripted(echo_path)
 
-    class Failing(Recorder):
+    class Failing(HttpRecorder):
         pass
 
     def fail(self: object, event: object) -> None:
@@ -320,34 +319,6 @@ def test_an_interruption_at_any_point_crosses_no_answer_and_miscounts_none(scrip
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def ctrl_c_when(ready: Callable[[], object]) -> Iterator[None]:
-    """Press Ctrl-C as soon as *ready*, and expect the block to end with it."""
-    main = threading.main_thread().ident
-    assert main == threading.get_ident()
-    heard = threading.Event()
-
-    def hear(number: int, frame: object) -> None:
-        heard.set()
-        raise KeyboardInterrupt
-
-    def press() -> None:
-        eventually(ready)
-        # The interpreter sleeps through one that comes when it is just about to wait for a lock.
-        while not heard.is_set():
-            signal.pthread_kill(main, signal.SIGINT)
-            heard.wait(0.1)
-
-    before = signal.signal(signal.SIGINT, hear)
-    try:
-        task = Task(press)
-        with pytest.raises(KeyboardInterrupt):
-            yield
-        task.result()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_while_waiting_for_the_head(http, scripted):

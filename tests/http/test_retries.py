@@ -28,7 +28,7 @@ from poolkit.http.request import IDEMPOTENT
 from tests.core.support import Task, eventually, together
 from tests.http.scripted import Conversation, Heard, answers, in_turn, response
 
-from .support import Recorder, echo_path, host_of, turns_left
+from .support import HttpRecorder, echo_path, host_of, turns_left
 
 QUICK = RetryPolicy(attempts=3, base=0.001, cap=0.002)
 ONCE = RetryPolicy(attempts=1)
@@ -67,7 +67,7 @@ STATUSES = [200, 201, 204, 206, 300, 304, *range(400, 432), 451, *range(500, 512
 def test_a_status_is_retried_if_the_method_allows_it(scripted, method):
     key = "k" if method.endswith("key") else None
     method = method.partition(" ")[0]
-    recorder = Recorder()
+    recorder = HttpRecorder()
     refused: set[str] = set()
 
     def script(talk: Conversation) -> None:
@@ -311,7 +311,7 @@ def test_successes_refill_the_budget(scripted):
 
 def test_listeners_hear_of_each_retry(scripted):
     server = scripted(failing(2, _reset))
-    recorder = Recorder()
+    recorder = HttpRecorder()
     with HttpPool(retry=QUICK, listeners=[recorder]) as http:
         http.get(server.url)
     assert [event.attempt for event in recorder.of("retried")] == [1, 2]

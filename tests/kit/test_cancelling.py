@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 from contextlib import ExitStack
@@ -24,14 +23,12 @@ from poolkit import (
 )
 from poolkit.core.deadline import PULSE, ambient
 from poolkit.embedded import HttpServer
+from tests.cancelling import cancelled, under
 from tests.core.support import LONG, Task, eventually
 from tests.faults.proxy import FaultProxy
 
 SCHEDULING = 0.15
 """Seconds that a busy machine may add to what is promised."""
-
-PROMPT = 1.0
-"""Seconds in which a call ends on the busiest machine; how soon as a rule, see below."""
 
 KINDS = ["postgres", "redis", "http", "firestore"]
 
@@ -153,22 +150,6 @@ def hold(pool):
         block = pool.connection()
     block.__enter__()
     return lambda: block.__exit__(None, None, None)
-
-
-def under(cancellation, work, *args, seconds=math.inf):
-    """Do *work* in a block that can be cancelled."""
-    with deadline(seconds, cancellation=cancellation):
-        return work(*args)
-
-
-def cancelled(task, cancellation):
-    """Cancel, and return what *task* raised, which has to be at once."""
-    began = monotonic()
-    cancellation.cancel()
-    error = task.end()
-    assert isinstance(error, Cancelled), error
-    assert monotonic() - began <= PROMPT
-    return error
 
 
 def is_whole(pool):

@@ -26,6 +26,7 @@ from poolkit.core.pace import LARGEST
 from poolkit.embedded import PostgresServer
 from poolkit.postgres.lanes import PostgresFlight
 from tests.faults.proxy import FaultProxy
+from tests.forks import Child
 
 from .gathering import asking, begin, combined, combiner_of, nobody_leads
 from .observing import (
@@ -40,7 +41,7 @@ from .observing import (
     watching,
 )
 from .test_deadline import OVERSHOOT
-from .test_fork import Child, tagged
+from .test_fork import tagged
 
 MakePool = Callable[..., PostgresPool]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from poolkit import PoolClosed, PostgresPool, deadline
+from tests.forks import LIMIT_OF_A_CHILD, Child
 
 from .observing import (
     Background,
@@ -29,38 +29,6 @@ from .observing import (
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 MakePool = Callable[..., PostgresPool]
-
-CHILD_LIMIT = 20
-"""Seconds after which a child that hangs is killed by its own alarm."""
-
-
-class Child:
-    """A fork of this process that does *work*, sends back what became of it, and ends at once."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._read, write = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(CHILD_LIMIT)
-            try:
-                message = pickle.dumps(("result", work()))
-            except BaseException:
-                message = pickle.dumps(("error", traceback.format_exc()))
-            with os.fdopen(write, "wb") as pipe:
-                pipe.write(message)
-            os._exit(0)
-        os.close(write)
-
-    def outcome(self) -> Any:
-        """Return what *work* returned; fail if it raised or hung."""
-        with os.fdopen(self._read, "rb") as pipe:
-            message = pipe.read()
-        _, status = os.waitpid(self.pid, 0)
-        assert status == 0, f"the child ended with status {status} (14: it hung)"
-        kind, value = pickle.loads(message)
-        assert kind == "result", value
-        return value
 
 
 def tagged(pool: PostgresPool, who: str, turns: int = 100) -> int:
@@ -196,7 +164,7 @@ def test_a_fork_inside_a_block_leaves_the_block_to_the_parent(
 def end_child(work: Callable[[], Any]) -> None:
     """Do *work* and end this process, which is a child, with a status that tells whether it went well."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(CHILD_LIMIT)
+    signal.alarm(LIMIT_OF_A_CHILD)
     code = 1
     try:
         work()

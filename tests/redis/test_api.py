@@ -18,8 +18,9 @@ from poolkit.core.shelf import FRESH
 from poolkit.redis.connection import TcpConnection
 from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
+from tests.recorder import Recorder
 
-from .support import Recorder, through
+from .support import through
 
 
 @pytest.fixture

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import threading
-from time import monotonic
 
 import pytest
 
-from poolkit import Cancellation, Cancelled, OutcomeUnknown, RedisPool, deadline
+from poolkit import Cancellation, OutcomeUnknown, RedisPool
 from poolkit.core import combining
+from tests.cancelling import cancelled, under
 from tests.core.support import LONG, Task, eventually
 from tests.http.scripted import Blackhole
-
-PROMPT = 1.0
-"""Seconds in which a call ends on the busiest machine; how soon as a rule, tests/kit/test_cancelling.py tells."""
 
 
 @pytest.fixture
 def cancellation():
     """Give what ends the calls of a test."""
     return Cancellation()
-
-
-def under(cancellation, work, *args):
-    with deadline(math.inf, cancellation=cancellation):
-        return work(*args)
-
-
-def cancelled(task, cancellation):
-    """Cancel, and return what *task* raised, which has to be at once."""
-    began = monotonic()
-    cancellation.cancel()
-    error = task.end()
-    assert isinstance(error, Cancelled), error
-    assert monotonic() - began <= PROMPT
-    return error
 
 
 class Mute:

@@ -13,11 +13,12 @@ from redis.connection import DefaultParser
 
 from poolkit import DeadlineExceeded, OutcomeUnknown, PoolTimeout, RedisPool, deadline
 from poolkit.redis import dial
-from tests.core.support import LONG, Task, eventually, together
+from tests.core.support import LONG, Stopwatch, Task, eventually, together
 from tests.faults.proxy import FaultProxy
+from tests.forks import Child
 
 from .scripted import ScriptedRedis
-from .support import SCHEDULING, Child, Stopwatch, node_of, through
+from .support import SCHEDULING, node_of, through
 
 
 @pytest.fixture

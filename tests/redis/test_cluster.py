@@ -15,9 +15,10 @@ from poolkit import BackendUnavailable, ConfigError, PoolClosed, RedisPool, Retr
 from poolkit.embedded import RedisCluster, RedisServer
 from poolkit.redis import survey
 from poolkit.redis.slots import slot_of
-from tests.core.support import LONG, Task, eventually
+from tests.core.support import LONG, Stopwatch, Task, eventually
+from tests.forks import Child
 
-from .support import SCHEDULING, Child, Stopwatch
+from .support import SCHEDULING
 
 KEYS = [f"key {number}" for number in range(60)]  # over all nodes
 NOWHERE = ["127.0.0.1:1", "127.0.0.1:2"]

@@ -21,12 +21,12 @@ from poolkit import (
 from poolkit.core.deadline import NEVER
 from poolkit.embedded import RedisCluster, RedisServer
 from poolkit.embedded.process import EmbeddedError
-from tests.core.support import LONG, Task, eventually
+from tests.core.support import LONG, Stopwatch, Task, eventually
 from tests.faults.control import Control
 
 from .load import Load
 from .scripted import ScriptedRedis, Words
-from .support import SCHEDULING, Stopwatch
+from .support import SCHEDULING
 
 THREADS = 50
 

@@ -12,10 +12,10 @@ from poolkit import DeadlineExceeded, DeadlineOutcomeUnknown, OutcomeUnknown, Re
 from poolkit.core import combining
 from poolkit.redis import lanes, packing, wire
 from poolkit.redis.commands import traits_of
-from tests.core.support import LONG, Task, eventually, together
+from tests.core.support import LONG, Stopwatch, Task, eventually, together
 
 from .scripted import ScriptedRedis, Words
-from .support import SCHEDULING, Stopwatch, Struck
+from .support import SCHEDULING
 
 
 class Holding:

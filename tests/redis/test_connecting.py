@@ -12,12 +12,12 @@ from redis.credentials import CredentialProvider
 from poolkit import BackendUnavailable, RedisPool
 from poolkit.core import resolving
 from poolkit.redis import connection
-from tests.core.support import LONG, Task, eventually, together
+from tests.core.support import LONG, Stopwatch, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 from tests.http.scripted import Blackhole
 
 from .scripted import ScriptedRedis
-from .support import Stopwatch, node_of, through
+from .support import node_of, through
 
 OTHER_NAME = "127.1"
 """Leads to 127.0.0.1 (inet_aton(3)), and is in no certificate."""

@@ -28,11 +28,12 @@ from poolkit.embedded import EmbeddedError
 from poolkit.redis import node as node_module
 from poolkit.redis.connection import PooledConnection
 from poolkit.redis.wire import PlainWire
-from tests.core.support import LONG, Task, eventually
+from tests.core.support import LONG, Stopwatch, Task, eventually
 from tests.faults.proxy import FaultProxy
+from tests.recorder import Recorder
 
 from .scripted import ScriptedRedis, Torn
-from .support import SCHEDULING, Recorder, Stopwatch, node_of, through
+from .support import SCHEDULING, node_of, through
 
 
 @pytest.fixture

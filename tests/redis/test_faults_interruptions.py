@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
-import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -16,8 +15,9 @@ import redis
 from poolkit import RedisPool, RetryPolicy
 from tests.core.support import Task, eventually
 from tests.faults.proxy import FaultProxy
+from tests.interruptions import Interruption, Struck, ctrl_c_when
 
-from .support import Interruption, Struck, node_of, through, turns_left
+from .support import node_of, through, turns_left
 
 
 def _held(cache, tag):
@@ -112,34 +112,6 @@ def _settled_clients(server, name, most):
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def ctrl_c_when(ready: Callable[[], object]) -> Iterator[None]:
-    """Press Ctrl-C as soon as *ready*, and expect the block to end with it."""
-    main = threading.main_thread().ident
-    assert main == threading.get_ident()
-    heard = threading.Event()
-
-    def hear(number: int, frame: object) -> None:
-        heard.set()
-        raise KeyboardInterrupt
-
-    def press() -> None:
-        eventually(ready)
-        # The interpreter sleeps through one that comes when it is just about to wait for a lock.
-        while not heard.is_set():
-            signal.pthread_kill(main, signal.SIGINT)
-            heard.wait(0.1)
-
-    before = signal.signal(signal.SIGINT, hear)
-    try:
-        task = Task(press)
-        with pytest.raises(KeyboardInterrupt):
-            yield
-        task.result()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def healthy(cache: RedisPool, size: int) -> bool:

@@ -10,8 +10,7 @@ import redis
 
 from poolkit import Listener, PoolTimeout, RedisPool, RetryPolicy
 from tests.core.support import LONG, Task, eventually, together
-
-from .support import Recorder
+from tests.recorder import Recorder
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import trustme
 from poolkit.core.kernel_time import SLACK
 from poolkit.redis import wire as wire_module
 from poolkit.redis.wire import PlainWire, TlsWire
-from tests.core.support import LONG, Task
+from tests.core.support import LONG, Stopwatch, Task
 
-from .support import SCHEDULING, Stopwatch
+from .support import SCHEDULING
 
 SOON = 0.2
 

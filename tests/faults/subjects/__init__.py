@@ -12,7 +12,7 @@ from poolkit import OutcomeUnknown
 from poolkit.core.pool import Pool
 from poolkit.embedded.server import Server
 from tests.core.support import Interrupted
-from tests.redis.support import Struck
+from tests.interruptions import Struck
 
 NAMES = (
     *("postgres", "pgbouncer", "standby"),
