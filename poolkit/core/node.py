@@ -132,10 +132,6 @@ class Node(Generic[ConnT]):
         self.lender.reclaim()
         self.shelf.sweep()
 
-    def holders(self) -> list[Holder]:
-        """Return who holds its connections now, the longest first."""
-        return self.lender.holders()
-
     def retire(self, reason: str) -> None:
         """Lend nothing more, since there is no use for it: *reason* says why, also to those who wait."""
         self._over = reason

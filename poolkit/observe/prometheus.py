@@ -43,7 +43,6 @@ class Exporter(Collector):
         every: float = EVERY,
     ) -> None:
         self._pools = _listed(pools)
-        self._registry = registry
         self._every = checks.seconds("every", every, zero=False)
         self._lock = threading.Lock()
         # Guarded by _lock:

@@ -156,10 +156,6 @@ class RedisNode:
         """Take back what nobody can return, and close what is dead, too old, or was not needed for long."""
         self._node.sweep()
 
-    def holders(self) -> list[Holder]:
-        """Return who holds its connections now, the longest first."""
-        return self._node.holders()
-
     def retire(self) -> None:
         """Lend nothing more, since commands go elsewhere now; who waits is told to look there."""
         self._node.retire(f"{self._server} has no slots any more")

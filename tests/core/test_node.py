@@ -179,11 +179,11 @@ def test_a_sweep_reclaims_and_closes():
 
     Task(vanish).result()
     scene.use().is_connected = False
-    assert len(scene.node.holders()) == 1
+    assert len(scene.node.lender.holders()) == 1
 
     scene.node.sweep()
 
-    assert scene.node.holders() == []
+    assert scene.node.lender.holders() == []
     assert all(conn.retired for conn in scene.conns)
     assert scene.lender.stats().leaked == 1
 
