@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from poolkit.core.errors import PoolKitError
+from poolkit.hosts.commands import CHECKED, as_json_option, checked, print_json, timeout_option
 
-from .output import as_json as as_json_option
-from .output import print_json, print_table
+from .output import print_table
 from .sources import kit_from, source_options
-
-if TYPE_CHECKING:
-    from poolkit.kit.health import KitHealth
 
 _STYLES = {"healthy": "green", "degraded": "yellow", "unavailable": "bold red"}
 
@@ -26,13 +21,7 @@ _STYLES = {"healthy": "green", "degraded": "yellow", "unavailable": "bold red"}
     epilog="Examples: poolkit check --env-file .env; poolkit check --file poolkit.toml --json",
 )
 @source_options
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0.1, 300),
-    default=5.0,
-    show_default=True,
-    help="Seconds for each pool; they are asked side by side.",
-)
+@timeout_option
 @as_json_option
 def command(file: Path | None, env_file: Path | None, timeout: float, as_json: bool) -> None:
     """Connect to all that is configured, and report.
@@ -54,18 +43,9 @@ def command(file: Path | None, env_file: Path | None, timeout: float, as_json: b
     if as_json:
         print_json(health.as_dict())
     else:
-        print_table(["pool", "", "status", "latency", "why"], _rows(health, names))
-    raise SystemExit(health.status.severity)
-
-
-def _rows(health: KitHealth, names: Mapping[str, str]) -> list[list[Any]]:
-    return [
-        [
-            backend,
-            names[backend],
-            (found.status.value, _STYLES[found.status.value]),
-            f"{found.latency * 1000:.1f} ms" if found.latency is not None else "",
-            "; ".join(found.reasons.values()),
+        rows = [
+            [backend, name, (status, _STYLES[status]), latency, why]
+            for backend, name, status, latency, why in checked(health, names)
         ]
-        for backend, found in health.pools.items()
-    ]
+        print_table(CHECKED, rows)
+    raise SystemExit(health.status.severity)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poolkit.core.errors import PoolKitError
+from poolkit.hosts.commands import as_json_option, print_json
 
-from .output import as_json as as_json_option
-from .output import print_json, print_table
+from .output import print_table
 from .sources import kit_from, source_options
 
 if TYPE_CHECKING:

@@ -1,22 +1,11 @@
-"""How commands show what they found: as a table for people, with colours on a terminal only, or as JSON."""
+"""How commands show what they found to people: as a table, with colours on a terminal only."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-import click
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON instead of a table.")
-"""The option that all commands have."""
-
 _WIDTH_IN_A_FILE = 100
-
-
-def print_json(found: Any) -> None:
-    """Print *found* as JSON."""
-    click.echo(json.dumps(found, indent=2, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .output import as_json as as_json_option
-from .output import print_json, print_table
+from poolkit.hosts.commands import as_json_option, print_json
+
+from .output import print_table
 
 
 @click.command(

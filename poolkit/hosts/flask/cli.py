@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import click
 from flask.cli import AppGroup
 
 from ...core.errors import PoolKitError
 from ...kit.health import HealthChecker
+from ..commands import CHECKED, as_json_option, checked, print_json, timeout_option
 from .current import current_kit
 
 commands = AppGroup("pools", help="Look at the pools of the app.")
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON instead of a table.")
 
 _FIGURES = (
     "max_size",
@@ -34,14 +31,8 @@ _FIGURES = (
 
 
 @commands.command()
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0.1, 300),
-    default=5.0,
-    show_default=True,
-    help="Seconds for each pool; they are asked side by side.",
-)
-@_as_json
+@timeout_option
+@as_json_option
 def check(timeout: float, as_json: bool) -> None:
     """Connect to all backends, and report.
 
@@ -54,29 +45,20 @@ def check(timeout: float, as_json: bool) -> None:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
     if as_json:
-        _print_json(health.as_dict())
+        print_json(health.as_dict())
     else:
-        rows = [
-            [
-                backend,
-                kit.pools[backend].name,
-                found.status.value,
-                f"{found.latency * 1000:.1f} ms" if found.latency is not None else "",
-                "; ".join(found.reasons.values()),
-            ]
-            for backend, found in health.pools.items()
-        ]
-        _print_table([["pool", "", "status", "latency", "why"], *rows])
+        names = {backend: pool.name for backend, pool in kit.pools.items()}
+        _print_table([CHECKED, *checked(health, names)])
     raise SystemExit(health.status.severity)
 
 
 @commands.command()
-@_as_json
+@as_json_option
 def stats(as_json: bool) -> None:
     """Show the figures of the pools in this process; each worker of a server has its own."""
     found = current_kit().stats()
     if as_json:
-        _print_json({backend: dataclasses.asdict(stats) for backend, stats in found.items()})
+        print_json({backend: dataclasses.asdict(stats) for backend, stats in found.items()})
         return
     rows = [
         [backend, *(str(getattr(stats, figure)) for figure in _FIGURES)]
@@ -96,10 +78,6 @@ def leaks() -> None:
         for holder in pool.leases()
     )
     raise SystemExit(int(late))
-
-
-def _print_json(found: Any) -> None:
-    click.echo(json.dumps(found, indent=2, default=str))
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
