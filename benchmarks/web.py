@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poolkit.embedded import HttpServer
-from poolkit.embedded.http_server import content
+from poolkit.embedded.http_server.pages import content
 from poolkit.embedded.process import Home
 from poolkit.embedded.server import Server
 from poolkit.embedded.tls import AUTHORITY, CERTIFICATE, write_certificate

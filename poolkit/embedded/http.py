@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from poolkit.core import checks
 
 from . import http_server
+from .http_server.process import listening
 from .process import EmbeddedError, Home
 from .server import Server
 from .tls import AUTHORITY, CERTIFICATE, write_certificate
@@ -143,8 +143,7 @@ class HttpServer(Server):
 
     def _command(self, home: Home, port: int) -> Sequence[str | Path]:
         (home.path / SOCKET).unlink(missing_ok=True)  # of one that was killed
-        python = [sys.executable, "-I", "-S", http_server.__file__]
-        command: list[str | Path] = [*python, str(port), home.path / SOCKET]
+        command: list[str | Path] = [*http_server.COMMAND, str(port), home.path / SOCKET]
         if self._tls:
             command += ["--certificate", home.path / CERTIFICATE]
         if self._keep_alive is not None:
@@ -152,4 +151,4 @@ class HttpServer(Server):
         return command
 
     def _is_ready(self, home: Home) -> bool:
-        return http_server.listening(home.pid) in home.log().splitlines()
+        return listening(home.pid) in home.log().splitlines()

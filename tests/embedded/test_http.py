@@ -21,7 +21,8 @@ import pytest
 import poolkit.embedded
 from poolkit.core.errors import ConfigError
 from poolkit.embedded import EmbeddedError, HttpServer, guardian
-from poolkit.embedded.http_server import PATTERN, listening
+from poolkit.embedded.http_server.pages import PATTERN
+from poolkit.embedded.http_server.process import listening
 from tests.embedded.owners import SOON, gone, owner, remains, told
 
 Maker = Callable[..., HttpServer]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import os
-import ssl
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -17,8 +15,9 @@ if __name__ == "__main__":
         Path(__file__).parents[3]
     )  # not the folder of this file, where there is an http.py
 
-from poolkit.embedded import http_server
-from poolkit.embedded.http_server import Answer, Request, Site
+from poolkit.embedded.http_server.messages import Answer, Request, as_json, whole
+from poolkit.embedded.http_server.process import serve
+from poolkit.embedded.http_server.site import Site
 
 PADDING = b"." * 16_000
 """What follows each id in an answer of several: more than a few reads."""
@@ -35,7 +34,7 @@ class Ledger(Site):
         super().__init__(None)
         self._effects: Counter[str] = Counter()
         self._keys: set[str] = set()
-        self._pages |= {"effects": self._post, "held": self._held, "tag": self._tag}
+        self.pages |= {"effects": self._post, "held": self._held, "tag": self._tag}
         if file.exists():
             for line in file.read_text().splitlines():
                 self._note(*line.split(" "))
@@ -48,17 +47,15 @@ class Ledger(Site):
             os.write(self._file, f"{key} {argument}\n".encode())
             self._note(key, argument)
         if len(ids) == 1:
-            return http_server.whole("text/plain", argument.encode())
+            return whole("text/plain", argument.encode())
         return Answer(200, [("Content-Type", "text/plain")], _padded(ids))
 
     def _tag(self, _request: Request, argument: str) -> Answer:
-        return http_server.whole("text/plain", argument.encode())
+        return whole("text/plain", argument.encode())
 
     def _held(self, _request: Request, argument: str) -> Answer:
         prefix = f"{argument}."
-        return http_server.as_json(
-            {id: times for id, times in self._effects.items() if id.startswith(prefix)}
-        )
+        return as_json({id: times for id, times in self._effects.items() if id.startswith(prefix)})
 
     def _note(self, key: str, ids: str) -> None:
         self._keys.add(key)
@@ -70,29 +67,9 @@ def _padded(ids: list[str]) -> Iterator[bytes]:
         yield f"{id}\n".encode() + PADDING + b"\n"
 
 
-async def serve(port: int, path: str, certificate: str | None) -> None:
+async def main(port: int, path: str, certificate: str | None) -> None:
     """Serve until killed, or told to end by SIGTERM; with TLS on the port, if there is a certificate."""
-    context = None
-    if certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-    loop = asyncio.get_running_loop()
-    site = Ledger(Path(path).with_name("ledger"))
-    site.listens(
-        await loop.create_server(
-            functools.partial(http_server.Connection, site, counts=True),
-            "127.0.0.1",
-            port,
-            ssl=context,
-        ),
-        await loop.create_unix_server(
-            functools.partial(http_server.Connection, site, counts=False), path
-        ),
-    )
-    loop.add_signal_handler(http_server.signal.SIGTERM, site.end)
-    sys.stdout.write(f"{http_server.listening(os.getpid())}\n")
-    sys.stdout.flush()
-    await site.ended()
+    await serve(Ledger(Path(path).with_name("ledger")), port, path, certificate)
 
 
 if __name__ == "__main__":
@@ -101,4 +78,4 @@ if __name__ == "__main__":
     parser.add_argument("path")
     parser.add_argument("certificate", nargs="?")
     options = parser.parse_args()
-    asyncio.run(serve(options.port, options.path, options.certificate))
+    asyncio.run(main(options.port, options.path, options.certificate))
