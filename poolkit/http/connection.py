@@ -28,6 +28,7 @@ from ..core.deadline import Deadline
 from ..core.errors import BackendUnavailable, PoolKitError
 from ..core.lease import Lease
 from ..core.node import Node
+from ..core.sockets import hung_up
 from .dial import Dial
 from .failures import HungUp, NotSent, TooLate
 from .request import Request
@@ -289,14 +290,7 @@ class PooledConnection(_Base):
     def hung_up(self) -> bool:
         """Whether it has ended, even if it is lent. No round trip."""
         sock = self.sock
-        if sock is None:
-            return True
-        poller = select.poll()
-        try:
-            poller.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
-            return bool(poller.poll(0))
-        except (OSError, ValueError):
-            return True  # closed meanwhile
+        return sock is None or hung_up(sock.fileno())
 
     def answers(self, until: Deadline, timeout: float) -> bool:  # noqa: ARG002
         """Return False: HTTP has no way to ask, and a new connection costs little."""

@@ -21,6 +21,7 @@ from redis.utils import SENTINEL
 from ..core.deadline import NEVER, Deadline, ambient
 from ..core.lease import Lease
 from ..core.node import Node
+from ..core.sockets import hung_up
 from .account import Account
 from .commands import Argument, Command, Traits, traits_of
 from .failures import NotSent, raise_seen
@@ -357,14 +358,7 @@ class PooledConnection(AbstractConnection):
     def hung_up(self) -> bool:
         """Whether the connection has ended, even if it is lent. No round trip."""
         sock = self._sock
-        if sock is None:
-            return True
-        poller = select.poll()
-        try:
-            poller.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
-            return bool(poller.poll(0))
-        except (OSError, ValueError):
-            return True  # closed meanwhile
+        return sock is None or hung_up(sock.fileno())
 
     def is_quiet(self) -> bool:
         """Whether nothing came while nothing was asked for: neither data nor the end. No round trip."""
