@@ -1,4 +1,4 @@
-"""The servers that tests share, and the making of those they may break."""
+"""The servers that tests share, the making of those they may break, and the garbage collector of a run."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """Have the garbage collector look at what the test makes, and nothing else."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

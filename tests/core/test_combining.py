@@ -555,14 +555,6 @@ ROLES = (
 )
 
 
-@pytest.fixture
-def _quick_collections():
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def test_what_is_thrown_into_a_leader_before_it_has_sent_anything_is_raised_there(monkeypatch):
     server = Server()
     holders = server.occupy()
@@ -581,7 +573,7 @@ def test_what_is_thrown_into_a_leader_before_it_has_sent_anything_is_raised_ther
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("_quick_collections")
+@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize("role", ROLES)
 def test_an_interruption_at_any_point_loses_no_turn_and_crosses_no_answer(role, monkeypatch):
     monkeypatch.setattr(combining, "LOOK", 0.02)

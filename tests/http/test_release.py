@@ -269,15 +269,6 @@ def interrupted(call: Callable[[], object], at: int) -> str | None:
     return interruption.where
 
 
-@pytest.fixture
-def quick_collections() -> Iterator[None]:
-    """Have the garbage collector look at what the test makes, and nothing else."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 # What strikes a finalizer goes to sys.unraisablehook, and nowhere else.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("quick_collections")

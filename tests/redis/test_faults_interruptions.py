@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -57,15 +57,6 @@ def interrupted(call: Callable[[], object], at: int) -> str | None:
 # -- at every point ------------------------------------------------------------------------------------
 
 # A connection that is dropped while lent comes back by its finalizer, and a warning says so.
-
-
-@pytest.fixture
-def quick_collections() -> Iterator[None]:
-    """Have the garbage collector look at what the test makes, and nothing else."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 # What strikes a finalizer goes to sys.unraisablehook, and nowhere else.
