@@ -1,7 +1,6 @@
 """Serve what a client of HTTP is tried with, on a loopback port and a Unix socket.
 
-As a process of its own it imports only the standard library, and what is in this folder: see :data:`COMMAND`. It is an
-``asyncio.Protocol`` since that answers more requests a second than a client in Python can make.
+As a process of its own, by :data:`COMMAND`, it imports only the standard library and what is in this folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""One connection to a client: what it asks comes in, and answers go out."""
+"""One connection to a client: what it asks comes in, and answers go out.
+
+It is an ``asyncio.Protocol`` since that answers more requests a second than a client in Python can make.
+"""
 
 from __future__ import annotations
 
