@@ -105,8 +105,7 @@ class Watching:
         )
         self._adviser: threading.Thread | None = None
         self._lock = threading.Lock()
-        # Set under _lock, read without it:
-        self._stopped = False
+        self._stopped = threading.Event()  # set under _lock
 
     def start(self) -> None:
         """Begin to watch, unless it was stopped before."""
@@ -117,16 +116,18 @@ class Watching:
 
     def accompany(self, companion: Companion) -> None:
         """Start *companion*, which is among the companions by now, unless it was stopped before."""
-        if self._stopped:
+        if self._stopped.is_set():
             return
         companion.start()
-        if self._stopped:  # by another thread meanwhile, perhaps before this one had started it
+        if (
+            self._stopped.is_set()
+        ):  # by another thread meanwhile, perhaps before this one had started it
             companion.stop()
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
         """Watch no more, for good. Nobody holds it."""
         with self._lock:
-            self._stopped = True
+            self._stopped.set()
         for companion in self._companions:
             companion.stop()
         self.leaks.stop()
@@ -139,10 +140,9 @@ class Watching:
         """In a forked child: the threads are the parent's."""
 
     def _begin(self) -> None:
-        with (
-            self._lock
-        ):  # none of this waits for anybody; what is stopped has begun by then, or never does
-            if self._stopped:
+        # None of this waits for anybody; what is stopped has begun by then, or never does.
+        with self._lock:
+            if self._stopped.is_set():
                 return
             self.health.start()
             self.leaks.start()

@@ -162,14 +162,16 @@ def test_timeout_blames_who_died_holding_too_and_reclaims(
     kept: list[Any] = []
     with db.connection():
         assert Background(lambda: kept.append(db.connection().__enter__())).outcome() is None
+        told: PoolTimeout | None = None
         try:
-            db.query("select 1")
+            db.query("select 1")  # in time only if the sweep was quicker
         except PoolTimeout as error:
-            mine, its = error.holders
+            told = error
+        if told is not None:
+            mine, its = told.holders
             assert mine.thread_name == threading.current_thread().name
-            assert "it has ended" in str(error)
             assert its.call_site != mine.call_site
-        # else the sweep was quicker
+            assert "it has ended" in str(told)
         assert db.stats().leaked == 1
     assert_whole(db, 2)
 

@@ -13,6 +13,7 @@ from poolkit.core import combining
 from poolkit.redis import lanes, packing, wire
 from poolkit.redis.commands import traits_of
 from tests.core.support import LONG, Stopwatch, Task, eventually, together
+from tests.interruptions import Struck
 
 from .scripted import ScriptedRedis, Words
 from .support import SCHEDULING

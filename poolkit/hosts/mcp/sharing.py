@@ -49,23 +49,24 @@ class SharedKit:
     def open(self) -> PoolKit:
         """Return the kit, open. Raises what opening it raised, for those too who waited for that."""
         while True:
+            mine = _Step()
             with self._lock:
                 if self._open is not None:
                     return self._open
-                step = self._step
-                if step is None:
+                under_way = self._step
+                if under_way is None:
                     if not self._wanted:
                         raise PoolClosed("nobody wants the kit any more")
-                    mine = self._step = _Step()
-                    break
-            if not step.over.wait(self._patience):
+                    self._step = mine
+            if under_way is None:
+                return self._do_open(mine)
+            if not under_way.over.wait(self._patience):
                 raise PoolTimeout(
                     f"the kit was not open within {self._patience:g} s: "
                     "another client is still busy opening or closing it"
                 )
-            if step.error is not None:
-                raise step.error
-        return self._do_open(mine)
+            if under_way.error is not None:
+                raise under_way.error
 
     def leave(self) -> None:
         """Say that one wants it no more; after the last one, close it."""
@@ -101,15 +102,16 @@ class SharedKit:
 
     def _close_unwanted(self) -> None:
         while True:
+            mine = _Step()
             with self._lock:
                 if self._wanted:
                     return
-                kit, step = self._open, self._step
+                kit, under_way = self._open, self._step
                 if kit is not None:
-                    self._open = None
-                    mine = self._step = _Step()
-                    break
-            if step is None or not step.over.wait(self._patience):
+                    self._open, self._step = None, mine
+            if kit is not None:
+                break
+            if under_way is None or not under_way.over.wait(self._patience):
                 return  # it is closed; or who is busy with it will close it
         try:
             kit.close()
