@@ -121,7 +121,7 @@ class Watching:
         companion.start()
         if (
             self._stopped.is_set()
-        ):  # by another thread meanwhile, perhaps before this one had started it
+        ):  # meanwhile: who did that may have come here before it was started
             companion.stop()
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:

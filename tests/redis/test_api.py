@@ -15,7 +15,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from poolkit import BackendUnavailable, ConfigError, PoolClosed, RedisConfig, RedisPool
 from poolkit.core.shelf import FRESH
-from poolkit.redis.connection import TcpConnection
+from poolkit.redis.transports import TcpConnection
 from tests.core.support import LONG, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 from tests.recorder import Recorder

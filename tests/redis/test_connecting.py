@@ -11,7 +11,7 @@ from redis.credentials import CredentialProvider
 
 from poolkit import BackendUnavailable, RedisPool
 from poolkit.core import resolving
-from poolkit.redis import connection
+from poolkit.redis import transports
 from tests.core.support import LONG, Stopwatch, Task, eventually, together
 from tests.faults.proxy import FaultProxy
 from tests.http.scripted import Blackhole
@@ -354,7 +354,7 @@ def test_an_address_that_does_not_answer_leaves_the_others_their_time(redis_url,
         return [*mute, *resolving.resolve(host, port, until)]
 
     with Blackhole() as hole:
-        monkeypatch.setattr(connection, "resolve", resolve)
+        monkeypatch.setattr(transports, "resolve", resolve)
         with RedisPool(redis_url, connect_timeout=LONG, acquire_timeout=LONG) as cache:
             with Stopwatch() as watch:
                 assert cache.execute("PING") == "PONG"
