@@ -65,7 +65,10 @@ class TestFromTheStart:
         with psycopg.connect(postgres_standby.conninfo, autocommit=True) as conn:
             told: list[str] = []
             conn.add_notice_handler(lambda notice: told.append(notice.message_detail or ""))
-            waiting = "select true from pg_stat_activity where wait_event = 'SyncRep'"
+            waiting = (
+                "select true from pg_stat_activity"
+                f" where wait_event = 'SyncRep' and pid = {conn.info.backend_pid}"
+            )
             stop = threading.Thread(
                 target=lambda: (
                     guardian.wait_for(lambda: ask(postgres_standby.conninfo, waiting), SOON),

@@ -14,7 +14,7 @@ import pytest
 
 from poolkit import OutcomeUnknown, PoolKitError, PostgresPool, RetryPolicy, deadline
 from poolkit.postgres.lanes import PostgresFlight
-from tests.redis.support import Interruption, Struck
+from tests.interruptions import Interruption, Struck
 
 from .gathering import begin
 from .observing import Watch, assert_whole, at, unique, until

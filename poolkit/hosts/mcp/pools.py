@@ -196,7 +196,7 @@ class Pools:
 
 def threads_for(pools: Iterable[AnyPool]) -> int:
     """Return how many worker threads serve *pools* best; see "How many threads" in the documentation."""
-    most: int = sum(pool.config.max_size for pool in pools)
+    most: int = max((pool.config.max_size for pool in pools), default=0)
     return max(40, most + 10)
 
 

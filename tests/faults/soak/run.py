@@ -199,9 +199,9 @@ class Soak:
             # Of each pool a proxy, a health check, a probe, and for each connection a cancellation or a lookup; and
             # the threads of a fault that die holding.
             threads=threads + len(self._callers) + pools * (3 + SIZE) + SIZE + OURS,
-            # A connection is one here, and two at its proxy, which has three of its own; callers look at their queue.
+            # A proxy has three of its own; callers look at their queue.
             descriptors=self._descriptors
-            + 3 * connections
+            + samples.EACH * connections
             + 3 * pools
             + len(self._callers)
             + ASIDE,

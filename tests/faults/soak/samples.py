@@ -17,6 +17,10 @@ import psutil
 _process = psutil.Process()
 
 
+EACH = 3
+"""Descriptors of a connection: one here, and two at its proxy."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One moment of a run: after so many seconds, answered ``operations`` and ``faults``.
@@ -44,6 +48,7 @@ class Rest:
     objects: Mapping[str, int] = field(repr=False)
     threads: Mapping[str, int] = field(repr=False)
     descriptors: Mapping[str, int] = field(repr=False)
+    """Those of connections, of which a pool may have fewer at one time than at another, are left out."""
 
 
 def set_aside() -> None:
@@ -75,11 +80,12 @@ def rest(sample: Sample) -> Rest:
     kinds = Counter(
         f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects())
     )
+    found = descriptors()
     return Rest(
         sample=sample,
         objects=dict(kinds),
         threads=dict(Counter(_called(thread.name) for thread in threading.enumerate())),
-        descriptors=dict(descriptors()),
+        descriptors={**found, "socket": found["socket"] - EACH * sample.connections},
     )
 
 
