@@ -182,6 +182,29 @@ class TestCutShort:
         assert 1 <= there[0] <= doubtful
         assert_whole(pool, 2)
 
+    def test_nor_what_was_sent_together(
+        self, group: PostgresStandby, table: str, make_pool: MakePool
+    ) -> None:
+        pool = make_pool(group.conninfo, min_size=1, max_size=1)
+        insert: Any = f"insert into {table} values ('a')"
+
+        def write() -> None:
+            with deadline(1.0):
+                pool.execute(insert)
+
+        with pool.connection():
+            # It has the turn, and those that gather behind it go together.
+            first = Background(lambda: pool.query("select 1"))
+            until(lambda: pool.stats().waiting == 1)
+            group.standby.pause()
+            writers = [Background(write) for _ in range(3)]
+            until(lambda: pool.stats().waiting == 4)
+        errors = [writer.outcome() for writer in writers]
+
+        assert first.outcome() == [(1,)]
+        assert all(isinstance(error, DeadlineExceeded) for error in errors), errors
+        assert any(isinstance(error, DeadlineOutcomeUnknown) for error in errors)
+
     def test_nor_without_a_deadline(
         self, group: PostgresStandby, table: str, make_pool: MakePool
     ) -> None:
@@ -283,6 +306,19 @@ class TestNoWrites:
         together(12, lambda n: pool.execute("insert into noted values (%s)", [str(n)]))
         assert_whole(pool, 4)
         assert pool.stats().created - created == 4
+
+    def test_one_that_was_held_since_before_costs_no_other_its_connection(
+        self, pair: Pair, make_pool: MakePool
+    ) -> None:
+        pool = make_pool(pair.conninfo, min_size=3, max_size=3)
+        warm_up(pool, 3)
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            with pool.connection() as old:
+                pair.switch()
+                pool.execute("insert into noted values ('a')")
+                pids = warm_up(pool, 2)
+                old.execute("insert into noted values ('b')")
+        assert warm_up(pool, 3) > pids
 
     def test_with_no_other_one_callers_are_told_and_served_when_it_takes_writes(
         self, pair: Pair, make_pool: MakePool
