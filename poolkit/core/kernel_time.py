@@ -11,7 +11,6 @@ import math
 import select
 import socket
 import struct
-import sys
 from typing import Any
 
 SLACK = 0.010
@@ -44,28 +43,6 @@ def send(sock: socket.socket, data: Any, seconds: float) -> int:
         poller.register(sock, select.POLLOUT)
         poller.poll(max(1, seconds * 1000))
         return 0
-
-
-def is_silent(sock: socket.socket, received: int) -> bool:
-    """Whether the kernel says that no more than the bytes *received* ever came, nor the end.
-
-    That neither waits nor lets go of the interpreter lock, as a poll does. If not so, it may just not know.
-    """
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RECEIVED.stop)
-    except OSError:
-        return False
-    return (
-        len(info) == _RECEIVED.stop
-        and info[0] == _ESTABLISHED
-        and int.from_bytes(info[_RECEIVED], sys.byteorder) == received
-    )
-
-
-# Linux' struct tcp_info begins with the state, and has tcpi_bytes_received since 4.1; macOS has another one.
-_TCP_INFO = socket.TCP_INFO if sys.platform == "linux" else -1
-_RECEIVED = slice(128, 136)
-_ESTABLISHED = 1
 
 
 def check_if_lost(error: TimeoutError) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..core import kernel_time
+from ..core import kernel_time, sockets
 from ..core.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class BoundedSocket(_Bounded, socket.socket):
 
     def is_silent(self) -> bool:
         """Whether all that ever came was read, and it has not ended. If not so, that may just not be known."""
-        return kernel_time.is_silent(self, self._received)
+        return sockets.is_silent(self, self._received)
 
     def send(self, data: Any, flags: int = 0) -> int:  # noqa: ARG002 - none are in use
         sent = 0

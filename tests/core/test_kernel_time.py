@@ -1,17 +1,15 @@
-"""What the kernel knows of a plain socket: how long its reads may take, and whether anything came."""
+"""What the kernel knows of a plain socket: how long its reads may take."""
 
 from __future__ import annotations
 
-import select
 import socket
-import sys
 from collections.abc import Iterator
 from time import monotonic
 
 import pytest
 
 from poolkit.core import kernel_time
-from poolkit.core.kernel_time import SLACK, KernelTime, is_silent
+from poolkit.core.kernel_time import SLACK, KernelTime
 
 LATE = 0.2  # seconds that a busy machine may add
 
@@ -23,10 +21,6 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         far, _ = listener.accept()
     with near, far:
         yield near, far
-
-
-def wait_for_something(sock: socket.socket) -> None:
-    assert select.select([sock], [], [], 5)[0]
 
 
 def test_a_read_ends_in_its_time_and_a_later_one_in_its_own(ends):
@@ -67,43 +61,3 @@ def test_what_can_not_be_sent_in_time_is_not_sent(ends):
     began = monotonic()
     assert kernel_time.send(near, b"x", 0.05) == 0
     assert 0.045 <= monotonic() - began < 0.05 + LATE
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't count what comes")
-class TestSilence:
-    def test_all_that_came_was_read(self, ends):
-        near, far = ends
-        assert is_silent(near, 0)
-        far.send(b"12345")
-        wait_for_something(near)
-        assert near.recv(10) == b"12345"
-        assert is_silent(near, 5)
-
-    def test_not_if_something_came_that_was_not_read(self, ends):
-        near, far = ends
-        far.send(b"12345")
-        wait_for_something(near)
-        near.recv(4)
-        assert not is_silent(near, 4)
-
-    def test_not_if_the_other_side_has_ended(self, ends):
-        near, far = ends
-        far.send(b"12345")
-        wait_for_something(near)
-        near.recv(10)
-        far.close()
-        wait_for_something(near)
-        assert not is_silent(near, 5)
-
-    def test_not_if_it_was_reset(self, ends):
-        near, far = ends
-        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        far.close()
-        wait_for_something(near)
-        assert not is_silent(near, 0)
-
-
-def test_it_is_not_known_of_other_sockets():
-    near, far = socket.socketpair()
-    with near, far:
-        assert not is_silent(near, 0)
