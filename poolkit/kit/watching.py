@@ -119,9 +119,8 @@ class Watching:
         if self._stopped.is_set():
             return
         companion.start()
-        if (
-            self._stopped.is_set()
-        ):  # meanwhile: who did that may have come here before it was started
+        # Meanwhile another thread may have stopped all, and come to this one before it was started.
+        if self._stopped.is_set():
             companion.stop()
 
     def stop(self, deadline: Deadline) -> Sequence[Holder]:
