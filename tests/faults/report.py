@@ -113,8 +113,11 @@ class Report:
         for cell in self._cells:
             if cell.unfit:
                 reasons[cell.subject, cell.unfit][cell.fault.name] = None
+        subjects: dict[tuple[str, str], list[str]] = defaultdict(list)
         for (subject, reason), faults in reasons.items():
-            yield f"{UNFIT} {subject}: {reason} ({', '.join(faults)})"
+            subjects[reason, ", ".join(faults)].append(subject)
+        for (reason, faults_named), names in subjects.items():
+            yield f"{UNFIT} {', '.join(names)}: {reason} ({faults_named})"
         calls = sum(sum(result.fates.values()) for result in self._results)
         yield (
             f"{len(self._results)} cells, {calls} calls in {time.monotonic() - self._began:.0f} s on Python "
