@@ -19,7 +19,7 @@ from tests.faults.bookkeeper import Fate
 from tests.faults.performance import STATES, Cell, Result
 
 KEPT, BROKEN, NOT_PLAYED, UNFIT = "✓", "✗", " ", "–"
-WIDTH = 180
+WIDTH = 220
 """Columns that all figures take; a terminal with fewer shows some of them."""
 
 FIGURES = (
