@@ -49,7 +49,7 @@ COSTS: Mapping[str, Cost] = {
     "kit.watched_query": Cost(more=16),
     "hosts.flask_gunicorn": Cost(least=70, more=0),
     "hosts.extension_cost": Cost(more=12, quick=2),
-    "mcp.mcp_calls": Cost(least=65, more=40, quick=20),
+    "mcp.mcp_calls": Cost(least=65, more=40, quick=18),
     "mcp.mcp_threads": Cost(least=95, more=0),
     "firestore.get_by_threads": Cost(least=10, more=36),
     "firestore.batch_get": Cost(more=24),
