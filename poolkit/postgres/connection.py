@@ -26,6 +26,7 @@ from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineExceeded, OutcomeUnknown
 from ..core.lease import Lease
 from ..core.retry import Phase
+from ..core.sockets import hung_up
 from .cursors import PooledCursor, PooledServerCursor
 from .failures import NotRun, is_stale
 from .statements import changes_session, takes_effect_in_parts
@@ -281,9 +282,7 @@ class PooledConnection(psycopg.Connection[Any]):
     def hung_up(self) -> bool:
         """Whether the server has hung up, told even while another thread uses it. No round trip."""
         try:
-            poll = select.poll()
-            poll.register(self.pgconn.socket, getattr(select, "POLLRDHUP", 0))
-            return bool(poll.poll(0))
+            return hung_up(self.pgconn.socket)
         except psycopg.OperationalError:
             return True  # it is closed
 

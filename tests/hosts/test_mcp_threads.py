@@ -8,8 +8,9 @@ import threading
 import anyio
 import pytest
 
-from poolkit import Cancellation, DeadlineExceeded
+from poolkit import Cancellation, DeadlineExceeded, PoolKit
 from poolkit.core.deadline import NEVER, Deadline
+from poolkit.hosts.mcp.pools import threads_for
 from poolkit.hosts.mcp.threads import Threads
 
 from .mcp_support import run
@@ -112,3 +113,15 @@ def test_one_that_is_cancelled_as_it_waits_takes_no_thread_with_it():
         assert await call(threads, lambda: "served") == "served"
 
     run(main)
+
+
+@pytest.mark.parametrize(("sizes", "threads"), [((20, 20), 40), ((20, 60), 70), ((80, 60), 90)])
+def test_there_are_as_many_as_the_largest_pool_has_connections_and_ten_but_forty_at_least(
+    sizes, threads
+):
+    postgres, http = sizes
+    kit = PoolKit(
+        postgres={"conninfo": "postgresql://app@127.0.0.1/app", "max_size": postgres},
+        http={"max_size": http},
+    )
+    assert threads_for(kit.pools.values()) == threads
