@@ -12,7 +12,7 @@ import pytest
 from urllib3.exceptions import ProtocolError
 
 from poolkit import HttpPool, OutcomeUnknown, RetryPolicy
-from poolkit.core import shelf
+from poolkit.core import shelf, sockets
 from tests.core.support import LONG, eventually, together
 from tests.http.scripted import Conversation, Script, answers, in_turn, response
 
@@ -361,3 +361,13 @@ def test_session_tickets_are_no_reason_to_leave_a_connection(scripted, certifica
         for number in range(5):
             http.post(f"{server.url}/{number}")
     assert server.connections == 1
+
+
+def test_where_the_kernel_does_not_count_what_comes_a_connection_is_kept_all_the_same(
+    http_server, monkeypatch
+):
+    monkeypatch.setattr(sockets, "_TCP_INFO", -1)  # as on macOS
+    with HttpPool(base_url=http_server.url) as http:
+        for _ in range(3):
+            assert http.get("/bytes/10").status == 200
+        assert http.stats().created == 1
