@@ -179,45 +179,57 @@ class Retrier:
         ``try.phase`` up to date. Raises its last error;
         :class:`~poolkit.OutcomeUnknown` from it when it may have taken effect and must not be repeated.
         """
-        if not self._tells_end:
-            return self._call(attempt, idempotent, deadline, policy or self.policy, before_pause)
+        policy = policy or self.policy
+        if self._tells_end:
+            return self.whole(
+                lambda: self.repeat(attempt, idempotent, deadline, policy, before_pause), operation
+            )
+        self._tally.mine().operations += 1
+        try:
+            return self.repeat(attempt, idempotent, deadline, policy, before_pause)
+        except BaseException as error:
+            self.count_error(error)
+            raise
+
+    def whole(self, work: Callable[[], ResultT], operation: object) -> ResultT:
+        """Return what ``work()`` returns, counted and told as one operation: it may :meth:`repeat` several things."""
+        self._tally.mine().operations += 1
         began = perf_counter()
         failure: BaseException | None = None
         try:
-            return self._call(attempt, idempotent, deadline, policy or self.policy, before_pause)
+            return work()
         except BaseException as error:
+            self.count_error(error)
             failure = error
             raise
         finally:
-            self._events.tell(
-                Ended,
-                operation=_first_word(operation),
-                seconds=perf_counter() - began,
-                error=failure,
-            )
+            if self._tells_end:
+                self._events.tell(
+                    Ended,
+                    operation=_first_word(operation),
+                    seconds=perf_counter() - began,
+                    error=failure,
+                )
+            del failure  # or it and this frame would keep each other alive
 
-    def _call(
+    def repeat(
         self,
         attempt: Callable[[Try], ResultT],
         idempotent: bool,
         deadline: Deadline,
         policy: RetryPolicy,
-        before_pause: Callable[[], None],
+        before_pause: Callable[[], None] = _nothing,
     ) -> ResultT:
-        self._tally.mine().operations += 1
+        """Do as :meth:`call` does, and count and tell nothing: this is a part of an operation."""
         state = Try()
         try:
-            try:
-                result = attempt(state)
-            except Exception as error:  # noqa: BLE001 - classified, and raised again unless it is repeated
-                verdict = self.classify(error, state.phase)
-                if not _may_repeat(verdict, idempotent):
-                    _raise(error, verdict, idempotent)
-                again = _Repetition(self, attempt, idempotent, deadline, policy, before_pause)
-                return again.run(error, verdict)
-        except BaseException as error:
-            self.count_error(error)
-            raise
+            result = attempt(state)
+        except Exception as error:  # noqa: BLE001 - classified, and raised again unless it is repeated
+            verdict = self.classify(error, state.phase)
+            if not _may_repeat(verdict, idempotent):
+                _raise(error, verdict, idempotent)
+            again = _Repetition(self, attempt, idempotent, deadline, policy, before_pause)
+            return again.run(error, verdict)
         self.budget.refund()
         return result
 

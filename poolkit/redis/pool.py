@@ -196,12 +196,15 @@ class RedisPool(Pool[RedisConfig, Running]):
         if not listed:
             return []
         running = self._lifecycle.running or self._lifecycle.open()
-        replies = running.batch(listed, idempotent=idempotent)
-        if raise_on_error:
+
+        def raise_first(replies: list[Any]) -> None:
             for number, reply in enumerate(replies):
                 if isinstance(reply, redis.RedisError):
                     raise _numbered(reply, number, listed[number][1].name) from reply
-        return replies
+
+        return running.batch(
+            listed, idempotent=idempotent, check=raise_first if raise_on_error else None
+        )
 
     @property
     def client(self) -> redis.Redis | redis.RedisCluster:

@@ -74,10 +74,17 @@ class Running:
             operation=traits.name,
         )
 
-    def batch(self, commands: Sequence[Command], *, idempotent: bool = False) -> list[Any]:
+    def batch(
+        self,
+        commands: Sequence[Command],
+        *,
+        idempotent: bool = False,
+        check: Callable[[list[Any]], object] | None = None,
+    ) -> list[Any]:
         """Return the replies to *commands*, sent in one round trip, and again where that is safe.
 
-        Those that the server did not run are sent again one by one, after the others.
+        Those that the server did not run are sent again one by one, after the others. It is all one operation, and
+        what *check* raises of the replies is its error.
         """
         deadline = ambient()
         idempotent = idempotent or all(traits.repeatable(args) for args, traits in commands)
@@ -85,22 +92,14 @@ class Running:
         def attempt(state: Try) -> list[Any]:
             return self.topology.batch(commands, state=state, deadline=deadline)
 
-        replies = self.retrier.call(
-            attempt, idempotent=idempotent, deadline=deadline, operation="PIPELINE"
-        )
-        for at, reply in enumerate(replies):
-            if self._was_not_run(reply):
-                try:
-                    replies[at] = self.command(*commands[at], idempotent=idempotent)
-                except redis.ResponseError as error:
-                    replies[at] = error
-                    if self._was_not_run(error):
-                        break  # nor would the others be
-                except (redis.RedisError, PoolKitError) as error:
-                    if idempotent or all(map(self._was_not_run, replies)):
-                        raise
-                    raise part_has_run(error) from error
-        return replies
+        def work() -> list[Any]:
+            replies = self.retrier.repeat(attempt, idempotent, deadline, self.config.policy)
+            self._run_the_rest(commands, replies, idempotent, deadline)
+            if check is not None:
+                check(replies)
+            return replies
+
+        return self.retrier.whole(work, "PIPELINE")
 
     def use(
         self,
@@ -168,6 +167,41 @@ class Running:
         return Single(
             RedisNode(config.name, config, tally=self.tally, events=self.events, locate=locate)
         )
+
+    def _run_the_rest(
+        self,
+        commands: Sequence[Command],
+        replies: list[Any],
+        idempotent: bool,
+        deadline: Deadline,
+    ) -> None:
+        """Send again each of *commands* that the server did not run, and put its reply in the place of the other."""
+        for at, (args, traits) in enumerate(commands):
+            if not self._was_not_run(replies[at]):
+                continue
+
+            def attempt(
+                state: Try, args: Sequence[Argument] = args, traits: Traits = traits
+            ) -> Any:
+                return self.topology.command(
+                    args, traits, decode=True, state=state, deadline=deadline
+                )
+
+            try:
+                replies[at] = self.retrier.repeat(
+                    attempt,
+                    idempotent or traits.repeatable(args),
+                    deadline,
+                    self.config.policy,
+                )
+            except redis.ResponseError as error:
+                replies[at] = error
+                if self._was_not_run(error):
+                    break  # nor would the others be
+            except (redis.RedisError, PoolKitError) as error:
+                if idempotent or all(map(self._was_not_run, replies)):
+                    raise
+                raise part_has_run(error) from error
 
     def _was_not_run(self, reply: object) -> bool:
         """Whether *reply* says that the server would take the command at another time, or elsewhere."""

@@ -199,10 +199,12 @@ def test_an_error_in_a_pipeline_names_its_command_and_the_others_run(cache):
     with pytest.raises(redis.ResponseError, match="command 1 of the pipeline, LPUSH: WRONGTYPE"):
         cache.pipeline(commands)
     assert cache.get("a") == "2"
+    assert (cache.stats().operations, cache.stats().errors) == (2, 1)
 
     answers = cache.pipeline(commands, raise_on_error=False)
     assert (answers[0], answers[2]) == ("OK", 2)
     assert isinstance(answers[1], redis.ResponseError)
+    assert (cache.stats().operations, cache.stats().errors) == (3, 1)
 
 
 @pytest.mark.parametrize("bad", ["GET k", None, b"GET", 5, ()])

@@ -337,6 +337,7 @@ def test_a_pipeline_that_has_partly_run_when_the_server_goes_away_has_no_known_o
 
         assert isinstance(caught.value.__cause__, BackendUnavailable)
         assert server.heard.count([b"INCR", b"a"]) == 1
+        assert (cache.stats().operations, cache.stats().errors) == (1, 1)
 
 
 def test_a_pipeline_that_has_partly_run_when_its_deadline_passes_has_no_known_outcome():

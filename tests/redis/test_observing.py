@@ -8,7 +8,8 @@ from time import monotonic
 import pytest
 import redis
 
-from poolkit import Listener, PoolTimeout, RedisPool, RetryPolicy
+from poolkit import Listener, PoolTimeout, RedisPool, RetryPolicy, testing
+from poolkit.core.events import Ended
 from tests.core.support import LONG, Task, eventually, together
 from tests.recorder import Recorder
 
@@ -140,6 +141,17 @@ def test_listeners_hear_of_a_time_out_and_of_a_retry(own_redis):
     assert kinds.count("acquired") == kinds.count("released") >= 2
     assert kinds.count("connected") == kinds.count("removed") == 2
     assert (kinds[0], kinds[-1]) == ("opened", "closed")
+
+
+def test_listeners_hear_of_a_pipeline_once_and_of_the_error_that_is_raised(redis_url):
+    heard = testing.Recorder()
+    with RedisPool(redis_url, listeners=[heard]) as cache:
+        cache.set("a", 1)
+        heard.clear()
+        with pytest.raises(redis.ResponseError) as caught:
+            cache.pipeline([("SET", "a", 1), ("LPUSH", "a", "x")])
+    (ended,) = heard.of(Ended)
+    assert (ended.operation, ended.error) == ("PIPELINE", caught.value)
 
 
 def test_events_say_who_and_why(redis_url):
