@@ -15,8 +15,10 @@ from poolkit import PoolKitError, deadline
 from tests.core.support import Task
 from tests.faults.bookkeeper import Fate
 from tests.faults.crew import Crew
-from tests.faults.proxy import FaultProxy, Reset, Way
+from tests.faults.proxy import FaultProxy, Way
+from tests.faults.proxy_apart import ProxyApart
 from tests.faults.subjects import ELSEWHERE, HOST, NAMES, SIZE, Subject
+from tests.faults.tampering import Change, Tampering, break_off, break_off_midway, scramble
 from tests.http.dns import ScriptedDns
 
 
@@ -43,7 +45,7 @@ class Stage:
     """Where a fault is played: a subject, the way to it, and its callers."""
 
     subject: Subject
-    proxy: FaultProxy
+    proxy: FaultProxy | ProxyApart
     crew: Crew
     names: ScriptedDns
     dice: random.Random
@@ -256,55 +258,35 @@ def reset(stage: Stage) -> Iterator[None]:
         yield
 
 
-def tampering(stage: Stage, way: Way, change: Callable[[bytes], bytes]) -> Iterator[None]:
+def tampering(stage: Stage, way: Way, change: Change) -> Iterator[None]:
     """Change some of what goes one way."""
-    dice = stage.dice
-
-    def tamper(now: Way, data: bytes) -> bytes:
-        return change(data) if now == way and dice.random() < 0.1 else data
-
-    stage.proxy.tamper(tamper)
+    stage.proxy.tamper(Tampering(way, change, random.Random(stage.dice.random())))
     yield
     stage.proxy.pass_through()
 
 
 @fault("reset before the request", **REPLACED)
 def reset_before(stage: Stage) -> Iterator[None]:
-    def break_off(data: bytes) -> bytes:
-        raise Reset
-
     return tampering(stage, "request", break_off)
 
 
 @fault("reset in the request", **REPLACED)
 def reset_in_request(stage: Stage) -> Iterator[None]:
-    def break_off(data: bytes) -> bytes:
-        raise Reset(data[: stage.dice.randrange(len(data) or 1)])
-
-    return tampering(stage, "request", break_off)
+    return tampering(stage, "request", break_off_midway)
 
 
 @fault("reset instead of the reply", **REPLACED)
 def reset_after(stage: Stage) -> Iterator[None]:
-    def break_off(data: bytes) -> bytes:
-        raise Reset
-
     return tampering(stage, "reply", break_off)
 
 
 @fault("reset in the reply", **REPLACED)
 def reset_in_reply(stage: Stage) -> Iterator[None]:
-    def break_off(data: bytes) -> bytes:
-        raise Reset(data[: stage.dice.randrange(len(data) or 1)])
-
-    return tampering(stage, "reply", break_off)
+    return tampering(stage, "reply", break_off_midway)
 
 
 @fault("garbage replies", **REPLACED)
 def garbage(stage: Stage) -> Iterator[None]:
-    def scramble(data: bytes) -> bytes:
-        return bytes(stage.dice.randrange(0x80, 0x100) for _ in range(min(len(data), 200)))
-
     return tampering(stage, "reply", scramble)
 
 

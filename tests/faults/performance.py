@@ -90,7 +90,7 @@ class Performance:
             Ears(subject.secrets) as ears,
             Control() as control,
             FaultProxy("127.0.0.1", subject.server.port) as proxy,
-            named(proxy) as names,
+            named(proxy.host) as names,
         ):
             book = Bookkeeper(control)
             crew = Crew(subject, book, self._name, self._dice, see=ears.see)
@@ -210,10 +210,10 @@ class Performance:
 
 
 @contextmanager
-def named(proxy: FaultProxy) -> Iterator[ScriptedDns]:
-    """Give a hold on what the name of the server leads to: to the proxy, at first."""
+def named(host: str) -> Iterator[ScriptedDns]:
+    """Give a hold on what the name of the server leads to: to *host*, at first."""
     names = ScriptedDns()
-    names.answers(HOST, proxy.host)
+    names.answers(HOST, host)
     with mock.patch.object(socket, "getaddrinfo", names.getaddrinfo):
         try:
             yield names

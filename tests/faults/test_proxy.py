@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import socketserver
 import threading
@@ -14,6 +15,8 @@ import pytest
 from poolkit.embedded import PostgresServer
 from poolkit.embedded.guardian import wait_for
 from tests.faults.proxy import FaultProxy, Reset
+from tests.faults.proxy_apart import ProxyApart
+from tests.faults.tampering import Tampering, break_off_midway
 
 SOON = 0.2  # seconds in which something that must not come would have come
 
@@ -55,7 +58,7 @@ def proxy(server: Server) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def dial(proxy: FaultProxy) -> socket.socket:
+def dial(proxy: FaultProxy | ProxyApart) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
@@ -285,3 +288,59 @@ def test_close_ends_its_thread_and_its_connections(server: Server) -> None:
     assert wait_for(lambda: threading.active_count() == threads, 5)
     with pytest.raises(ConnectionRefusedError):
         dial(proxy)
+
+
+# -- in a process of its own ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def apart(server: Server) -> Iterator[ProxyApart]:
+    with ProxyApart("127.0.0.1", server.server_address[1]) as proxy:
+        yield proxy
+
+
+def test_a_proxy_apart_does_what_it_is_told(apart: ProxyApart) -> None:
+    with dial(apart) as client, dial(apart) as other:
+        assert ask(client, b"one\n") == b"one\n"
+        assert apart.live == 2
+        apart.blackhole()
+        client.sendall(b"two\n")
+        assert_silent(client)
+        apart.pass_through()
+        assert client.recv(100) == b"two\n"
+        assert apart.half_close() == 2
+        assert other.recv(1) == b""
+        assert apart.cut() == 2
+        with pytest.raises(ConnectionError):
+            ask(client, b"three\n")
+    apart.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        dial(apart)
+    apart.accept()
+    with dial(apart) as client:
+        assert ask(client, b"four\n") == b"four\n"
+
+
+def test_a_proxy_apart_tampers_with_a_share_of_what_goes_one_way(apart: ProxyApart) -> None:
+    apart.tamper(Tampering("reply", break_off_midway, random.Random(1)))
+    broken, lines = 0, 60
+    for number in range(lines):
+        line = b"number %d\n" % number
+        with dial(apart) as client:
+            try:
+                assert ask(client, line) == line
+            except (ConnectionResetError, EOFError):
+                broken += 1
+    assert 0 < broken < lines / 2
+
+
+def test_a_proxy_apart_that_has_died_is_told_at_once_and_one_that_is_closed_is_gone(
+    server: Server,
+) -> None:
+    with ProxyApart("127.0.0.1", server.server_address[1]) as proxy:
+        proxy._process.kill()
+        with pytest.raises(RuntimeError, match="has ended"):
+            proxy.cut()
+    with ProxyApart("127.0.0.1", server.server_address[1]) as proxy:
+        pass
+    assert proxy._process.returncode == 0

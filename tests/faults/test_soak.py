@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import sys
 import threading
 import time
@@ -59,6 +60,12 @@ def course(
         )
         for number in range(count)
     ]
+
+
+@pytest.fixture
+def tcp_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
 
 
 def promises(violations: object) -> list[str]:
@@ -148,6 +155,14 @@ def test_a_descriptor_that_stays_is_told_with_what_it_leads_to() -> None:
         (found,) = judge.rests(first, at_rest())
         assert found.promise == "descriptors stay the same"
         assert f"1 more of {left_open.name}" in found.detail
+
+
+def test_connections_to_the_servers_are_no_descriptors_that_stay(tcp_port: int) -> None:
+    """A pool may have more of them at one time than at another, and change them between two looks."""
+    first = samples.descriptors([tcp_port])
+    with socket.create_connection(("127.0.0.1", tcp_port)):
+        assert samples.descriptors([tcp_port]) == first
+        assert (samples.descriptors() - first)["socket"] == 1
 
 
 # -- callers -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tests.faults.crew import Crew
 from tests.faults.ears import Ears
 from tests.faults.faults import Stage
 from tests.faults.performance import named
-from tests.faults.proxy import FaultProxy
+from tests.faults.proxy_apart import ProxyApart
 from tests.faults.soak.counting import Told
 from tests.faults.subjects import HOST, SIZE, Subject, until
 from tests.http.dns import ScriptedDns
@@ -50,7 +50,7 @@ class Place:
     """A subject, the way to it, and where faults are played."""
 
     subject: Subject
-    proxy: FaultProxy
+    proxy: ProxyApart
     stage: Stage
 
     @property
@@ -124,10 +124,10 @@ def scene(subjects: Mapping[str, Subject], dice: random.Random) -> Iterator[Scen
     with ExitStack() as stack:
         ears = stack.enter_context(Ears(secrets))
         proxies = [
-            stack.enter_context(FaultProxy("127.0.0.1", subject.server.port))
+            stack.enter_context(ProxyApart("127.0.0.1", subject.server.port))
             for subject in subjects.values()
         ]
-        names = stack.enter_context(named(proxies[0]))  # which all have the same address
+        names = stack.enter_context(named(proxies[0].host))  # which all have the same address
         places = [
             _place(subject, proxy, names, dice)
             for subject, proxy in zip(subjects.values(), proxies, strict=True)
@@ -145,7 +145,7 @@ def scene(subjects: Mapping[str, Subject], dice: random.Random) -> Iterator[Scen
                 found.close()
 
 
-def _place(subject: Subject, proxy: FaultProxy, names: ScriptedDns, dice: random.Random) -> Place:
+def _place(subject: Subject, proxy: ProxyApart, names: ScriptedDns, dice: random.Random) -> Place:
     # Faults have callers go on; those of a soak never stop.
     crew = Crew(subject, Bookkeeper(), CELL, dice, see=lambda _: None)
     subject.open(CELL, HOST if subject.looks_names_up else proxy.host, proxy.port)

@@ -161,7 +161,8 @@ class Soak:
                 )
         for name in settle(self._where.places):
             self._findings.add("nothing leaked", f"{name} does not come to rest")
-        self._rests.append(samples.rest(self._sample()))
+        ports = {place.proxy.port for place in self._where.places}
+        self._rests.append(samples.rest(self._sample(), ports))
 
     def _join(self, stuck: Sequence[str]) -> None:
         for name in stuck:
@@ -196,15 +197,11 @@ class Soak:
         pools = len(self._where.places)
         connections = 2 * SIZE * pools
         return Bounds(
-            # Of each pool a proxy, a health check, a probe, and for each connection a cancellation or a lookup; and
-            # the threads of a fault that die holding.
-            threads=threads + len(self._callers) + pools * (3 + SIZE) + SIZE + OURS,
-            # A proxy has three of its own; callers look at their queue.
-            descriptors=self._descriptors
-            + samples.EACH * connections
-            + 3 * pools
-            + len(self._callers)
-            + ASIDE,
+            # Of each pool a health check, a probe, and for each connection a cancellation or a lookup; and the threads
+            # of a fault that die holding.
+            threads=threads + len(self._callers) + pools * (2 + SIZE) + SIZE + OURS,
+            # Each proxy is told things over one; callers look at their queue.
+            descriptors=self._descriptors + connections + pools + len(self._callers) + ASIDE,
             connections=connections,
         )
 

@@ -8,17 +8,14 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 _process = psutil.Process()
-
-
-EACH = 3
-"""Descriptors of a connection: one here, and two at its proxy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +72,16 @@ def take(*, began: float, operations: int, faults: int, connections: int) -> Sam
     )
 
 
-def rest(sample: Sample) -> Rest:
-    """Return what there is by kind, beside a *sample* that was taken just now."""
+def rest(sample: Sample, ports: Collection[int] = ()) -> Rest:
+    """Return what there is by kind, beside a *sample* that was taken just now; *ports* are those of the servers."""
     kinds = Counter(
         f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects())
     )
-    found = descriptors()
     return Rest(
         sample=sample,
         objects=dict(kinds),
         threads=dict(Counter(_called(thread.name) for thread in threading.enumerate())),
-        descriptors={**found, "socket": found["socket"] - EACH * sample.connections},
+        descriptors=dict(descriptors(ports)),
     )
 
 
@@ -102,15 +98,26 @@ def _called(name: str) -> str:
     return name.rstrip("0123456789") if name.startswith("Thread-") else name
 
 
-def descriptors() -> Counter[str]:
-    """Return how many descriptors lead to what kind of thing."""
-    found: Counter[str] = Counter()
+def descriptors(ports: Collection[int] = ()) -> Counter[str]:
+    """Return how many descriptors lead to what kind of thing, without connections to one of *ports*."""
+    connections = _connections(ports)
+    found = {}
     for number in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(Path("/proc/self/fd") / number)
-        except OSError:
-            continue  # that of the listing itself
-        if target.startswith("/proc/"):
-            continue  # a thread looks for how long it was kept waiting: see control.py
-        found[target.partition(":[")[0]] += 1
-    return found
+        with suppress(OSError):  # that of the listing itself
+            found[int(number)] = os.readlink(Path("/proc/self/fd") / number)
+    connections |= _connections(ports)  # a pool may have lost one meanwhile, or made one
+    return Counter(
+        target.partition(":[")[0]
+        for number, target in found.items()
+        # A thread looks for how long it was kept waiting: see control.py.
+        if number not in connections and not target.startswith("/proc/")
+    )
+
+
+def _connections(ports: Collection[int]) -> set[int]:
+    """Return the descriptors that are connections to one of *ports*."""
+    return {
+        each.fd
+        for each in (_process.net_connections("tcp") if ports else ())
+        if each.raddr and each.raddr.port in ports
+    }
