@@ -193,9 +193,9 @@ class Soak:
         return compared
 
     def _bounds(self, threads: int) -> Bounds:
-        """Return what may be there: each pool may have as many connections again, that are on their way out."""
+        """Return what may be there: a pool may have as many connections again on their way out, and for cancelling."""
         pools = len(self._where.places)
-        connections = 2 * SIZE * pools
+        connections = 3 * SIZE * pools
         return Bounds(
             # Of each pool a health check, a probe, and for each connection a cancellation or a lookup; and the threads
             # of a fault that die holding.
