@@ -13,6 +13,8 @@ import psycopg
 import pytest
 
 from poolkit import OutcomeUnknown, PoolKitError, PostgresPool, RetryPolicy, deadline
+from poolkit.core.housekeeper import Housekeeper
+from poolkit.postgres.generation import Generation
 from poolkit.postgres.lanes import PostgresFlight
 from tests.interruptions import Interruption, Struck
 
@@ -88,6 +90,25 @@ def test_an_interruption_at_any_point_of_giving_one_up_has_it_replaced(
 
     assert lost == []
     assert point > 10
+
+
+def test_who_misses_a_connection_has_it_brought_back_if_an_interrupted_thread_did_not_say_so(
+    conninfo: str, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Generation, "sweep", lambda *_, **__: None)  # which would find it, later
+    pool = make_pool(conninfo, min_size=1, max_size=1)
+    block = pool.connection()
+    block.__enter__().close()
+
+    def struck(*_: object) -> None:
+        raise Struck
+
+    with monkeypatch.context() as patch, pytest.raises(Struck):
+        patch.setattr(Housekeeper, "soon", struck)
+        block.__exit__(None, None, None)
+
+    with deadline(5):
+        assert pool.query_one("select 1") == (1,)
 
 
 def test_a_statement_that_an_interrupted_thread_has_sent_is_not_sent_again(
