@@ -61,8 +61,9 @@ class TestFromTheStart:
     def test_a_commit_waits_for_a_standby_that_is_frozen(
         self, postgres_standby: PostgresStandby, table: str
     ) -> None:
+        primary = postgres_standby.primary.conninfo  # on its way to the other one, a driver would wait
         postgres_standby.standby.pause()
-        with psycopg.connect(postgres_standby.conninfo, autocommit=True) as conn:
+        with psycopg.connect(primary, autocommit=True) as conn:
             told: list[str] = []
             conn.add_notice_handler(lambda notice: told.append(notice.message_detail or ""))
             waiting = (
@@ -71,7 +72,7 @@ class TestFromTheStart:
             )
             stop = threading.Thread(
                 target=lambda: (
-                    guardian.wait_for(lambda: ask(postgres_standby.conninfo, waiting), SOON),
+                    guardian.wait_for(lambda: ask(primary, waiting), SOON),
                     conn.cancel_safe(timeout=SOON),
                 )
             )
@@ -83,9 +84,10 @@ class TestFromTheStart:
     def test_one_that_is_not_synchronous_keeps_nobody_waiting(self) -> None:
         with make_standby(synchronous=False, max_connections=20) as group:
             assert ask(group.conninfo, "show max_connections") == "20"
+            primary = group.primary.conninfo
             group.standby.pause()
-            ask(group.conninfo, "create table noted (id int)", options="-c statement_timeout=5000")
-            assert ask(group.conninfo, "show synchronous_standby_names") == ""
+            ask(primary, "create table noted (id int)", options="-c statement_timeout=5000")
+            assert ask(primary, "show synchronous_standby_names") == ""
 
     def test_the_password_is_asked_for_and_not_shown(
         self, postgres_standby: PostgresStandby

@@ -159,6 +159,8 @@ def test_timeout_blames_who_died_holding_too_and_reclaims(
     conninfo: str, make_pool: MakePool
 ) -> None:
     db = make_pool(conninfo, min_size=2, max_size=2, acquire_timeout=0.05)
+    db.open()
+    until(lambda: db.stats().size == 2)  # to connect may take longer than a caller waits
     kept: list[Any] = []
     with db.connection():
         assert Background(lambda: kept.append(db.connection().__enter__())).outcome() is None
