@@ -38,7 +38,8 @@ def environment() -> dict[str, str]:
     # Compiled once a run for each Python, and out of the way of the others.
     cache = tempfile.mkdtemp(prefix="poolkit-pycache-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    return {**os.environ, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": cache}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": cache}
 
 
 def candidates() -> list[str]:
