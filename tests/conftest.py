@@ -30,23 +30,15 @@ generated.load(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    """Have the collector leave alone what lives as long as the run.
+@pytest.fixture(scope="module", autouse=True)
+def _what_others_made() -> None:
+    """Have the collector look at what the tests of a file make, and leave alone what was there before.
 
-    There are so many tests that looking at them all stopped every thread for 0.4 s, now and then, which
-    no deadline can keep.
+    That is a lot: all the tests, what they have imported, and servers. Looking at it stops every thread for 0.4 s,
+    now and then, which no deadline can keep; and many tests collect once for each point at which they interrupt.
     """
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture
-def quick_collections() -> Iterator[None]:
-    """Have the garbage collector look at what the test makes, and nothing else."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -573,7 +573,6 @@ def test_what_is_thrown_into_a_leader_before_it_has_sent_anything_is_raised_ther
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize("role", ROLES)
 def test_an_interruption_at_any_point_loses_no_turn_and_crosses_no_answer(role, monkeypatch):
     monkeypatch.setattr(combining, "LOOK", 0.02)

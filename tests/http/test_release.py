@@ -271,7 +271,6 @@ def interrupted(call: Callable[[], object], at: int) -> str | None:
 
 # What strikes a finalizer goes to sys.unraisablehook, and nowhere else.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize(
     ("way", "state"),
     [("get", "new"), ("get", "kept"), ("post", "kept"), ("session", "kept"), ("stream", "kept")],

@@ -61,7 +61,6 @@ def interrupted(call: Callable[[], object], at: int) -> str | None:
 
 # What strikes a finalizer goes to sys.unraisablehook, and nowhere else.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interruption_at_any_point_crosses_no_answer_and_miscounts_none(
     redis_server, redis_url, way
