@@ -61,7 +61,9 @@ class TestFromTheStart:
     def test_a_commit_waits_for_a_standby_that_is_frozen(
         self, postgres_standby: PostgresStandby, table: str
     ) -> None:
-        primary = postgres_standby.primary.conninfo  # on its way to the other one, a driver would wait
+        primary = (
+            postgres_standby.primary.conninfo
+        )  # on its way to the other one, a driver would wait
         postgres_standby.standby.pause()
         with psycopg.connect(primary, autocommit=True) as conn:
             told: list[str] = []
