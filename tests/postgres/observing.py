@@ -14,6 +14,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from poolkit import BackendUnavailable, PostgresPool
+from poolkit.embedded import guardian
 
 SCHEDULING = 0.15
 """Seconds that a busy machine may add to what is promised."""
@@ -68,7 +69,8 @@ class Watch:
 
     def terminate(self, pids: set[int]) -> None:
         """Terminate backends; on return they are gone."""
-        self.ask("select pg_terminate_backend(p, 10000) from unnest(%s::int[]) p", [list(pids)])
+        self.ask("select pg_terminate_backend(p) from unnest(%s::int[]) p", [list(pids)])
+        until(lambda: guardian.none_runs(pids))  # the server itself would look each 0.1 s
 
     def close(self) -> None:
         self._conn.close()

@@ -125,7 +125,7 @@ def test_one_whose_server_is_lost_after_the_last_row_leaves_no_open_cursor(
 ) -> None:
     rows = db.stream("select pg_backend_pid()")
     (backend,) = next(rows)
-    watch.ask("select pg_terminate_backend(%s, 5000)", [backend])
+    watch.terminate({backend})
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with pytest.raises(psycopg.Error):
