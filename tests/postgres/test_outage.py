@@ -465,7 +465,7 @@ class TestKilled:
             return seconds
 
         callers = [Background(call) for _ in range(8)]
-        outage = 10.5
+        outage = 5.0
         over.wait(outage)
         attempts = proxy.connections_total - before
         over.set()
@@ -474,8 +474,8 @@ class TestKilled:
         assert all(isinstance(seconds, list) for seconds in outcomes), outcomes
         everything = sorted(seconds for caller in outcomes for seconds in caller)
         assert everything[int(len(everything) * 0.99)] < AT_ONCE
-        # Pauses of 0.25 to 0.5 s once the backoff has grown, after some shorter ones.
-        assert 0.7 * outage <= attempts <= outage / 0.25 + 8
+        # Pauses of 0.25 to 0.5 s once the backoff has grown, after some shorter ones. If it grew on: 8 at most.
+        assert 2 * outage <= attempts <= outage / 0.25 + 8
 
         breakable.start()
         assert first_success(pool) < 1.0
