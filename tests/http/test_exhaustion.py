@@ -161,7 +161,7 @@ def test_a_response_that_is_dropped_is_reclaimed_counted_and_logged_with_its_lin
     with HttpPool(verify=str(certificates.ca_file), max_size=1, listeners=[recorder]) as http:
         line = DROPS[name](http, server.url)
         gc.collect()
-        eventually(lambda: recorder.of("leaked"), timeout=3.0)  # the promise is a second
+        sweep(http)
         stats = http.stats()
         assert (stats.leaked, stats.closed, stats.size) == (1, 1, 0)
         (record,) = [record for record in caplog.records if "reclaimed" in record.getMessage()]
@@ -171,6 +171,14 @@ def test_a_response_that_is_dropped_is_reclaimed_counted_and_logged_with_its_lin
         assert turns_left(http, server.url) == 1
         assert http.get(server.url).status == 200
         assert http.stats().leaked == 1
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_response_that_is_dropped_is_reclaimed_by_itself(large):
+    with HttpPool(max_size=1) as http:
+        _drop_stream(http, large.url)
+        gc.collect()
+        eventually(lambda: http.stats().leaked == 1, timeout=3.0)  # the promise is a second
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
