@@ -61,10 +61,8 @@ class TestFromTheStart:
     def test_a_commit_waits_for_a_standby_that_is_frozen(
         self, postgres_standby: PostgresStandby, table: str
     ) -> None:
-        primary = (
-            postgres_standby.primary.conninfo
-        )  # on its way to the other one, a driver would wait
-        postgres_standby.standby.pause()
+        primary = postgres_standby.primary.conninfo
+        postgres_standby.standby.pause()  # on its way through the address of both, a driver may wait for it
         with psycopg.connect(primary, autocommit=True) as conn:
             told: list[str] = []
             conn.add_notice_handler(lambda notice: told.append(notice.message_detail or ""))
