@@ -15,8 +15,10 @@ from ..core.lease import Lease
 from ..core.lending import Lender
 from ..core.lifecycle import Lifecycle
 from ..core.retry import Phase, Try
+from .cleaning import undo
 from .connection import IDLE, INERROR, PooledConnection
 from .failures import NotRun, classify
+from .replication import astray, not_replicated
 from .running import Running
 
 
@@ -49,12 +51,11 @@ class Borrowed:
             return
         try:
             if error is not None:
-                if conn.is_astray(error):
-                    conn.astray()
+                astray(conn, error)
             elif conn.pgconn.transaction_status != IDLE and not conn.closed:
                 _commit(conn, conn.commit)
             elif conn.unreplicated:  # by a commit of the block's own
-                raise conn.not_replicated(ambient())
+                raise not_replicated(conn, ambient())
         finally:
             self._lender.take_back(self._lease, conn)
 
@@ -133,7 +134,7 @@ class InTransaction:
     def astray(self, error: BaseException) -> NotRun | None:
         """Return the error to try again for, if *error* came of a server that takes no writes any more."""
         conn = self._conn
-        return conn.astray() if conn is not None and conn.is_astray(error) else None
+        return astray(conn, error) if conn is not None else None
 
     def roll_back(self, error: BaseException) -> bool:
         """Roll back because of *error* and give the connection back; True for :class:`psycopg.Rollback`."""
@@ -141,7 +142,7 @@ class InTransaction:
         if conn is None or self._lender.abandoned:
             return False
         try:
-            return conn.undo(self._transaction, error) if not conn.closed else False
+            return undo(conn, self._transaction, error) if not conn.closed else False
         finally:
             self._lender.take_back(self._lease, conn)
 
@@ -188,4 +189,4 @@ def _commit(conn: PooledConnection, commit: Callable[[], object]) -> None:
             ) from error
         raise
     if conn.unreplicated:
-        raise conn.not_replicated(ambient())
+        raise not_replicated(conn, ambient())

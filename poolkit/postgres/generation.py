@@ -38,6 +38,7 @@ from ..core.housekeeper import housekeeper
 from ..core.lease import Lease, LeaseBook
 from ..core.retry import Phase
 from ..core.stats import Tally
+from .cleaning import clean
 from .config import PostgresConfig
 from .connection import PooledConnection
 from .failures import classify
@@ -150,7 +151,7 @@ class Generation:
         """Take back a connection: clean it and keep it, or replace it."""
         if conn.pgconn.status != OK:
             self._replace(conn, "lost while lent")
-        elif not conn.clean():
+        elif not clean(conn):
             self.discard(conn)
         elif conn.taken_at < self._hot_since:
             conn.last_used = monotonic()

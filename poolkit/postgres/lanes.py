@@ -22,8 +22,11 @@ from psycopg.adapt import Transformer
 
 from ..core.deadline import NEVER, Deadline
 from ..core.errors import DeadlineExceeded
+from .cancelling import cancel
+from .cleaning import tidy
 from .connection import PooledConnection
 from .failures import NotRun, is_stale
+from .replication import astray, not_replicated
 from .statement import ALL, Answer, Statement
 
 TEXT = pq.Format.TEXT
@@ -139,7 +142,7 @@ class PostgresFlight:
                 return False
             self._stops += 1
             self._pending += 1
-        told = self._conn.cancel_now(until)
+        told = cancel(self._conn, until)
         if told:
             with self._lock:
                 self._pending -= 1
@@ -162,7 +165,7 @@ class PostgresFlight:
             return False
         if self._pipelined:
             self._pgconn.exit_pipeline_mode()
-        return not self._conn._prepared._to_flush or self._conn.tidy()
+        return not self._conn._prepared._to_flush or tidy(self._conn)
 
     def silent(self) -> Exception:
         """Return the error for an answer that did not come within the statement timeout."""
@@ -254,7 +257,7 @@ class PostgresFlight:
                 raise errors.InternalError("the server answered without a result")
             status = result.status
             if self._conn.unreplicated and status != FATAL_ERROR:
-                return self._conn.not_replicated(NEVER)  # the deadline here may be another one's
+                return not_replicated(self._conn, NEVER)  # the deadline here may be another one's
             if status == TUPLES_OK:
                 self._tx.set_pgresult(result)
                 wanted = statement.wanted.rows
@@ -274,11 +277,11 @@ class PostgresFlight:
                     known._to_flush.append(name)
             if is_stale(error):
                 return Stale(str(error))
-        if self._conn.is_astray(error):
-            astray = self._conn.astray()
-            astray.__cause__ = error
-            return astray
-        return error
+        strayed = astray(self._conn, error)
+        if strayed is None:
+            return error
+        strayed.__cause__ = error
+        return strayed
 
 
 _ENDS = (b"FATAL", b"PANIC", None)

@@ -12,11 +12,17 @@ from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 from psycopg.rows import RowFactory
 
+from ..core.deadline import ambient
 from .connection import PooledConnection
 from .cursors import PooledCursor
+from .failures import is_stale
+from .replication import astray, not_replicated
 
 ALL = -1
 """To load all rows."""
+
+KEPT_ROWS = 1000
+"""Rows of a result that may stay in memory until the connection is used again, or for a second."""
 
 LARGE = 16_384
 """Bytes of a parameter from which on a statement is sent by itself: others should not wait for it to be written."""
@@ -117,7 +123,7 @@ class Statement:
         conn.silence = silence
         began = perf_counter()
         try:
-            cursor = conn.statement(self.text, self.values, self.row_factory)
+            cursor = self._run(conn)
         finally:
             conn.silence = None
         self.seconds = perf_counter() - began
@@ -142,3 +148,33 @@ class Statement:
         """Return what :meth:`alone` would have returned."""
         self.seconds = answer.seconds
         return self.wanted.of_answer(answer, self.row_factory)
+
+    def _run(self, conn: PooledConnection) -> psycopg.Cursor[Any]:
+        """Run it and return the cursor that has its result, until the next statement.
+
+        A cursor used again saves a fifth of a short statement's time.
+        """
+        if self.row_factory is not None:
+            return self._execute(conn, PooledCursor(conn, row_factory=self.row_factory))
+        cursor = conn.spare
+        if cursor is None:
+            cursor = conn.spare = PooledCursor(conn)
+        self._execute(conn, cursor)
+        if cursor.rowcount > KEPT_ROWS:
+            conn.spare = None
+        return cursor
+
+    def _execute(self, conn: PooledConnection, cursor: psycopg.Cursor[Any]) -> psycopg.Cursor[Any]:
+        try:
+            cursor.execute(self.text, self.values)
+        except psycopg.Error as error:
+            strayed = astray(conn, error)
+            if strayed is not None and not conn.in_parts:
+                raise strayed from error
+            if not is_stale(error):
+                raise
+            conn._prepared.clear()  # the tables have changed; it was not run
+            cursor.execute(self.text, self.values)
+        if conn.unreplicated:
+            raise not_replicated(conn, ambient())
+        return cursor

@@ -19,7 +19,7 @@ from poolkit import (
     deadline,
 )
 from poolkit.core import combining
-from poolkit.postgres import connection
+from poolkit.postgres import cleaning, connection
 
 from .gathering import asking, begin
 from .observing import Background, Watch, until
@@ -35,7 +35,8 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the server time to confirm a cancel, however busy the machine is."""
     monkeypatch.setattr(combining, "LOOK", 30.0)  # nor is anything seen by chance
     monkeypatch.setattr(combining, "GRACE", 5.0)
-    monkeypatch.setattr(connection, "CANCEL_GRACE", 5.0)
+    for place in (connection, cleaning):
+        monkeypatch.setattr(place, "CANCEL_GRACE", 5.0)
 
 
 def under(cancellation: Cancellation, work: Callable[[], Any]) -> Callable[[], Any]:
