@@ -114,13 +114,23 @@ class Request(Generic[AskedT, AnswerT]):
             del answer, self  # else the error would hold itself, by way of this frame
 
 
+class Turns(Protocol[ResourceT]):
+    """Who gives turns, and has them back."""
+
+    def pass_on(self, turn: Turn[ResourceT], clean: bool) -> None:
+        """End *turn*; its connection may be used again if that is *clean*."""
+
+    def slow_down(self, turn: Turn[ResourceT]) -> None:
+        """Let another thread lead beside the one that has *turn*."""
+
+
 class Turn(Generic[ResourceT]):
     """The right of one thread to lead, and the connection that goes with it. One that gets lost passes itself on."""
 
-    __slots__ = ("_pass_on", "conn", "leaders", "lease", "over", "since", "slow")
+    __slots__ = ("_turns", "conn", "leaders", "lease", "over", "since", "slow")
 
-    def __init__(self, pass_on: Callable[[Turn[ResourceT], bool], None]) -> None:
-        self._pass_on = pass_on
+    def __init__(self, turns: Turns[ResourceT]) -> None:
+        self._turns = turns
         self.over = False
         self.leaders = 1
         """How many have had it."""
@@ -134,11 +144,15 @@ class Turn(Generic[ResourceT]):
     def pass_on(self, *, clean: bool) -> None:
         """Have the oldest request that has gathered lead next, perhaps on the same connection if that is *clean*."""
         if not self.over:
-            self._pass_on(self, clean)
+            self._turns.pass_on(self, clean)
+
+    def slow_down(self) -> None:
+        """Let another thread lead beside this one, whose answers take long."""
+        self._turns.slow_down(self)
 
     def __del__(self) -> None:
         if not getattr(self, "over", True):  # it was made as a whole
-            self._pass_on(self, False)
+            self._turns.pass_on(self, False)
 
 
 class Batch(Generic[ResourceT, AskedT, AnswerT]):

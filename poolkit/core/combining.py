@@ -7,9 +7,8 @@ to the oldest request that has gathered meanwhile. So a lone thread has a connec
 contention a request costs one wake-up instead of a connection's way from thread to thread (flat combining:
 Hendler, Incze, Shavit, Tzafrir, SPAA 2010).
 
-Fates are apart. A thread whose time is up leaves; what it was owed is read and thrown away, and if it was the
-one that read, another one of the batch reads on. A leader that hears nothing for a while lets one more lead,
-so that a slow request holds up only what was sent behind it; and batches become smaller, so that this is little.
+What becomes of a batch then is in reading.py. A leader that hears nothing for a while lets one more lead, so that
+a slow request holds up only what was sent behind it; and batches become smaller, so that this is little.
 """
 
 from __future__ import annotations
@@ -17,28 +16,20 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from .batch import AnswerT, Batch, Flight, Request, ResourceT, Turn
 from .deadline import Deadline
-from .errors import OutcomeUnknown, PoolOverloaded
+from .errors import PoolOverloaded
 from .lease import caller
 from .lending import Lender
-from .pace import LARGEST, Pace
+from .pace import Pace
+from .reading import Reading
 from .retry import Phase, Try
 from .stats import Tally
-
-SILENCE = 0.010
-"""Seconds without an answer after which a batch counts as slow, and one more thread may lead."""
-
-SLOW_LOOK = 0.050
-"""Seconds between looks of one who reads a slow batch whether anybody still waits for what is run."""
-
-GRACE = 0.040
-"""Seconds past a deadline for the server to confirm that it has stopped, within the 50 ms that are promised."""
 
 KEEP = 0.020
 """Seconds for which a connection goes from leader to leader before it is given back, to be looked at."""
@@ -54,7 +45,10 @@ class Asked(Protocol[ResourceT_contra]):
     """What a thread asks. A backend brings it."""
 
     def alone(self, conn: ResourceT_contra, silence: Callable[[], None]) -> Any:
-        """Do it on *conn*, by itself; call *silence* once if the server has not answered for :data:`SILENCE`."""
+        """Do it on *conn*, by itself.
+
+        Calls *silence* once if the server has not answered for :data:`~poolkit.core.reading.SILENCE`.
+        """
 
     def pack(self) -> bool:
         """Get ready to be sent with others; return whether that can be. Raises what its owner did wrong."""
@@ -83,6 +77,10 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         self._queue: deque[Request[AskedT, AnswerT]] = deque()
         self._leading = 0  # turns, without the slow ones
         self._pace = Pace(lanes, lambda: lender.gate.size)
+        self._reading: Reading[ResourceT, AskedT, AnswerT] = Reading(
+            lender.name, self._lock, self._pace, tally
+        )
+        self._read, self._lose = self._reading.read, self._reading.lose  # looked up once
         self._first_look = min(LOOK, lender.acquire_timeout)
         lender.gathered = self._queue.__len__
 
@@ -120,7 +118,7 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
                 self._queue_up(mine)
                 self._wait(mine)
                 if mine.turn is not None:
-                    self._lead_all(mine)
+                    self._lead(mine)
                 elif mine.duty is not None:
                     self._read(mine)
             except BaseException:
@@ -145,13 +143,13 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         lease, conn = self._lender.lend(deadline)
         try:
             state.phase = Phase.RUNNING
-            return asked.alone(conn, _nothing if turn is None else lambda: self._slow_down(turn))
+            return asked.alone(conn, _nothing if turn is None else turn.slow_down)
         finally:
             self._lender.take_back(lease, conn)
 
     # -- lead ------------------------------------------------------------------------------------------
 
-    def _lead_all(self, mine: Request[AskedT, AnswerT]) -> None:
+    def _lead(self, mine: Request[AskedT, AnswerT]) -> None:
         """Send what has gathered, and *mine* behind it, and read the answers."""
         turn, mine.turn = mine.turn, None
         assert turn is not None
@@ -166,11 +164,11 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
                 self._count_shared(monotonic() - mine.since)
             if mine.deadline.expired:
                 raise mine.deadline.exceeded(f"pool {self._lender.name!r}", stage="running")
-            mine.duty = Batch(mine, turn, self._break)
+            mine.duty = Batch(mine, turn, self._lose)
         except BaseException:
             turn.pass_on(clean=clean)
             raise
-        self._read(mine, lead=True)
+        self._read(mine, self._gather)
 
     def _gather(
         self, batch: Batch[ResourceT, AskedT, AnswerT], mine: Request[AskedT, AnswerT]
@@ -196,150 +194,6 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
             request.batch = reference
             request.taken = now
             request.state.phase = Phase.RUNNING
-
-    def _read(self, mine: Request[AskedT, AnswerT], *, lead: bool = False) -> None:
-        """Read the answers of a batch until *mine* is there, or its time is up.
-
-        To *lead* is to gather and send it first; else this is to go on where another one had to leave.
-        """
-        batch = mine.duty  # which it has until all is done: no interruption falls in between
-        assert batch is not None
-        try:
-            if lead:
-                self._gather(batch, mine)
-                batch.flight.send()
-            elif batch.turn.lease is not None:
-                batch.turn.lease.pass_to(threading.current_thread(), caller())
-            self._receive(batch, mine)
-            if batch.over:
-                self._land(batch)
-            elif not self._hand_over(batch, mine):
-                self._stop(batch, mine)
-        except BaseException as error:
-            self._break(batch, mine, error)
-            if not (isinstance(error, Exception) and (mine.done or mine.withdrawn)):
-                raise  # it has hit this thread, perhaps before its request was one of the batch
-        else:
-            self._end(batch, mine)
-        mine.duty = None
-        if mine.withdrawn:
-            self._overdue(mine, batch)
-
-    def _receive(
-        self, batch: Batch[ResourceT, AskedT, AnswerT], mine: Request[AskedT, AnswerT]
-    ) -> None:
-        flight, turn, deadline = batch.flight, batch.turn, mine.deadline
-        heard = now = batch.sent_at
-        while not mine.done and not batch.over:
-            pause = SLOW_LOOK if turn.slow else SILENCE
-            answers = flight.receive(min(deadline.at, heard + flight.patience, now + pause))
-            now = monotonic()
-            if answers:
-                heard = now
-                self._deliver(batch, answers)
-            elif now >= deadline.at:
-                return
-            elif now >= heard + flight.patience:
-                raise flight.silent()
-            else:
-                self._slow_down(turn)
-                self._stop_unwanted(batch)
-        if self._pace.is_due(now):
-            with self._lock:
-                self._pace.look(now)
-
-    def _deliver(
-        self, batch: Batch[ResourceT, AskedT, AnswerT], answers: Sequence[AnswerT | Exception]
-    ) -> None:
-        """Hand out answers. Their owners are woken at once, or after the last one when the turn is passed on."""
-        with self._lock:
-            first = batch.deliver_locked(answers)
-        if first is not None:
-            if batch.over:
-                batch.asleep = first
-            else:
-                first.wake()
-
-    def _slow_down(self, turn: Turn[ResourceT]) -> None:
-        """Let one more thread lead, and make batches smaller."""
-        heir = None
-        with self._lock:
-            if not turn.slow:
-                turn.slow = True
-                self._leading -= 1
-                self._pace.note_slow()
-                heir = self._appoint_locked()
-        if heir is not None:
-            heir.wake()
-
-    def _stop_unwanted(self, batch: Batch[ResourceT, AskedT, AnswerT]) -> None:
-        """Stop what the server runs now if nobody waits for it any more."""
-        at = batch.answered
-        if batch.stopping != at and batch.requests[at].withdrawn:
-            batch.stopping = at
-            batch.flight.stop(Deadline.after(GRACE))
-
-    def _stop(
-        self, batch: Batch[ResourceT, AskedT, AnswerT], mine: Request[AskedT, AnswerT]
-    ) -> None:
-        """Stop what nobody waits for, and read what comes of it: then the connection can be kept."""
-        until = mine.deadline.grace(GRACE)
-        if mine.done or batch.requests[batch.answered] is not mine or not batch.flight.stop(until):
-            return
-        while not batch.over:
-            answers = batch.flight.receive(until.at)
-            if not answers:
-                return
-            self._deliver(batch, answers)
-        self._land(batch)
-
-    def _land(self, batch: Batch[ResourceT, AskedT, AnswerT]) -> None:
-        """Leave the connection as it was, and count."""
-        batch.clean = batch.flight.end()
-        size = len(batch.requests)
-        if size > 1:
-            shard = self._tally.mine()
-            shard.batches += 1
-            shard.batched += size
-            if size > shard.largest_batch:
-                shard.largest_batch = size
-            shard.lead.add(monotonic() - batch.sent_at)
-        if self._pace.largest < LARGEST and not batch.turn.slow:
-            with self._lock:
-                self._pace.note_quick(size)
-
-    def _break(
-        self,
-        batch: Batch[ResourceT, AskedT, AnswerT],
-        mine: Request[AskedT, AnswerT],
-        error: BaseException,
-    ) -> None:
-        """Give up the connection; each owner of what is unanswered is told what that means for it."""
-        try:
-            if batch.reader is mine:
-                batch.fail(error)
-        except BaseException:  # an interruption: the others must be told all the same
-            batch.fail(error)
-            raise
-        finally:
-            self._end(batch, mine)
-
-    def _end(
-        self, batch: Batch[ResourceT, AskedT, AnswerT], mine: Request[AskedT, AnswerT]
-    ) -> None:
-        """Let go of the connection, unless another one reads on."""
-        if batch.reader is mine and not batch.ended:
-            batch.ended = True
-            turn, leaders = batch.turn, batch.turn.leaders
-            try:
-                turn.pass_on(clean=batch.clean)
-            except BaseException:
-                if turn.leaders == leaders:  # an interruption, before it could
-                    turn.pass_on(clean=False)
-                raise
-            finally:
-                if batch.asleep is not None:
-                    batch.asleep.wake()
 
     # -- follow ----------------------------------------------------------------------------------------
 
@@ -406,37 +260,9 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         if queued and late:
             raise self._lender.timed_out(now - mine.since, mine.deadline, "waiting")
         if mine.taken and over:
-            self._overdue(mine, mine.batch() if mine.batch is not None else None)
+            self._reading.overdue(mine, mine.batch() if mine.batch is not None else None)
             return False
         return True
-
-    def _overdue(
-        self,
-        mine: Request[AskedT, AnswerT],
-        batch: Batch[ResourceT, AskedT, AnswerT] | None,
-    ) -> None:
-        """Leave: the deadline has passed. Returns only if the answer came after all, in the last moment."""
-        with self._lock:
-            mine.withdrawn = True
-            reads = batch is not None and batch.reader is mine
-        self._pass_duty(mine)
-        until = mine.deadline.grace(GRACE)
-        if batch is None:  # it was lost, and its owners are being told
-            mine.signal.acquire(timeout=max(0.0, until.remaining()))
-            if not mine.done:
-                raise mine.deadline.exceeded(f"pool {self._lender.name!r}", stage="running")
-            return
-        at = batch.requests.index(mine)
-        # One who has read until now and is the last has tried that, and given the connection back.
-        if not mine.done and not reads and batch.answered == at and batch.flight.stop(until):
-            mine.signal.acquire(timeout=max(0.0, until.remaining()))
-        mine.again = False
-        if not mine.done:
-            raise batch.flight.overdue(at, mine.deadline, stopped=False)
-        if isinstance(mine.answer, OutcomeUnknown):
-            raise batch.flight.overdue(at, mine.deadline, stopped=False) from mine.answer
-        if isinstance(mine.answer, Exception) and batch.flight.not_run(mine.answer):
-            raise batch.flight.overdue(at, mine.deadline, stopped=True)
 
     def _leave(self, mine: Request[AskedT, AnswerT]) -> None:
         """Leave because of an interruption: what falls to *mine* goes to others."""
@@ -448,7 +274,7 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         turn, mine.turn = mine.turn, None
         if turn is not None:
             turn.pass_on(clean=turn.lease is not None)
-        self._pass_duty(mine)
+        self._reading.pass_duty(mine)
 
     def _count_shared(self, waited: float) -> None:
         """Count a use of a connection that another thread leased."""
@@ -458,8 +284,8 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
 
     # -- hand on ---------------------------------------------------------------------------------------
 
-    def _pass_on(self, turn: Turn[ResourceT], clean: bool) -> None:
-        """End a turn, and have the oldest request lead next: on the same connection if that is in order."""
+    def pass_on(self, turn: Turn[ResourceT], clean: bool) -> None:
+        """End *turn*, and have the oldest request lead next: on the same connection if that is in order."""
         heir = None
         if clean and turn.lease is not None and self._queue and self._may_keep(turn):
             with self._lock:
@@ -485,6 +311,18 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         if heir is not None:
             heir.wake()
 
+    def slow_down(self, turn: Turn[ResourceT]) -> None:
+        """Let one more thread lead beside the one that has *turn*, and make batches smaller."""
+        heir = None
+        with self._lock:
+            if not turn.slow:
+                turn.slow = True
+                self._leading -= 1
+                self._pace.note_slow()
+                heir = self._appoint_locked()
+        if heir is not None:
+            heir.wake()
+
     def _may_keep(self, turn: Turn[ResourceT]) -> bool:
         """Whether nothing but this combiner needs the turn's connection now."""
         lender = self._lender
@@ -499,7 +337,7 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         """Return a turn to lead, if one more is of use."""
         if self._leading >= self._pace.lanes:
             return None
-        turn = Turn(self._pass_on)  # before it is counted: an interruption may hit its making
+        turn = Turn(self)  # before it is counted: an interruption may hit its making
         self._leading += 1
         return turn
 
@@ -512,32 +350,6 @@ class Combiner(Generic[ResourceT, AskedT, AnswerT]):
         heir.turn = turn
         del self._queue[0]
         return heir
-
-    def _hand_over(
-        self, batch: Batch[ResourceT, AskedT, AnswerT], mine: Request[AskedT, AnswerT]
-    ) -> bool:
-        """Have another one of *batch* read on; False if nobody waits for the rest."""
-        with self._lock:
-            if batch.reader is not mine or batch.ended:
-                return True
-            mine.withdrawn = not mine.done
-            heir = batch.heir()
-            if heir is None:
-                return False
-            if batch.turn.lease is not None:
-                batch.turn.lease.passing = True
-            batch.reader = heir
-            heir.duty = batch
-        heir.wake()
-        return True
-
-    def _pass_duty(self, mine: Request[AskedT, AnswerT]) -> None:
-        """Have another one do what *mine* was to read on."""
-        batch = mine.duty
-        if batch is not None:
-            if not self._hand_over(batch, mine):
-                self._end(batch, mine)  # nobody waits for the rest
-            mine.duty = None
 
 
 def _nothing() -> None:

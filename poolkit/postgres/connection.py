@@ -17,10 +17,10 @@ import psycopg
 from psycopg import errors, pq
 from psycopg._enums import Ready
 
-from ..core.combining import SILENCE
 from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineExceeded
 from ..core.lease import Lease
+from ..core.reading import SILENCE
 from ..core.retry import Phase
 from ..core.sockets import hung_up
 from .cancelling import cancel, cancel_in_background

@@ -164,7 +164,7 @@ class PooledConnection(AbstractConnection):
     ) -> Any:
         """Send one command and return its reply, *until* then at the latest.
 
-        *silence* is called if nothing has come within :data:`~poolkit.core.combining.SILENCE`.
+        *silence* is called if nothing has come within :data:`~poolkit.core.reading.SILENCE`.
         """
         self.send(args, traits, until)
         self._wire.silence = silence

@@ -13,8 +13,8 @@ from time import monotonic
 from typing import Any
 
 from ..core import kernel_time
-from ..core.combining import SILENCE
 from ..core.deadline import NEVER, Deadline
+from ..core.reading import SILENCE
 
 LONGEST = 3600.0
 """Seconds of one wait in the kernel; longer ones are several."""
@@ -43,7 +43,7 @@ class Wire:
         """What may be cancelled before that."""
         self.sent = 0
         self.silence: Callable[[], None] | None = None
-        """Called, once, if nothing has come for :data:`~poolkit.core.combining.SILENCE` seconds."""
+        """Called, once, if nothing has come for :data:`~poolkit.core.reading.SILENCE` seconds."""
         self._sock = sock
         self._prepare()
 

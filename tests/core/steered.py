@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from time import monotonic, sleep
 
-from poolkit.core import combining
+from poolkit.core import reading
 from poolkit.core.combining import Combiner
 from poolkit.core.deadline import NEVER
 from poolkit.core.events import Events
@@ -68,7 +68,7 @@ class Asked:
 
     def alone(self, conn, silence):
         self.server.note([self.tag], conn)
-        if self.server.tells_silence and not self.server.wait_for(self, combining.SILENCE):
+        if self.server.tells_silence and not self.server.wait_for(self, reading.SILENCE):
             silence()
         conn.owes = True
         assert self.server.wait_for(self, LONG), "never answered"

@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 
 from poolkit import Deadline, DeadlineExceeded, PoolClosed, PoolOverloaded, PoolTimeout
-from poolkit.core import combining, pace
+from poolkit.core import combining, pace, reading
 from poolkit.core.deadline import NEVER
 from poolkit.core.pace import GROWTH, LARGEST
 from tests.interruptions import Interruption, Struck
@@ -25,8 +25,8 @@ SOON = 0.03
 def _steady(monkeypatch):
     """Let as many lead as the test says, however busy the machine is, and call only what is slow slow."""
     monkeypatch.setattr(pace, "WINDOW", float("inf"))
-    monkeypatch.setattr(combining, "SILENCE", LONG)
-    monkeypatch.setattr(combining, "SLOW_LOOK", 0.005)
+    monkeypatch.setattr(reading, "SILENCE", LONG)
+    monkeypatch.setattr(reading, "SLOW_LOOK", 0.005)
 
 
 def batches(server):
@@ -229,7 +229,7 @@ def test_a_follower_whose_deadline_passes_leaves_and_the_others_get_their_answer
 
 
 def test_a_follower_that_had_its_request_stopped_leaves_as_soon_as_it_has(monkeypatch):
-    monkeypatch.setattr(combining, "GRACE", LONG)
+    monkeypatch.setattr(reading, "GRACE", LONG)
     server = Server()
     server.stoppable = True
     holders = server.occupy()
@@ -328,7 +328,7 @@ def test_one_whose_place_was_cancelled_for_another_is_asked_again_unseen():
 
 
 def test_silence_lets_one_more_lead_and_makes_batches_smaller(monkeypatch):
-    monkeypatch.setattr(combining, "SILENCE", 0.010)
+    monkeypatch.setattr(reading, "SILENCE", 0.010)
     server = Server(lanes=1, size=2)
     holders = server.occupy()
     held = server.asked("a", held=True)
@@ -336,7 +336,7 @@ def test_silence_lets_one_more_lead_and_makes_batches_smaller(monkeypatch):
     server.free(holders)
     eventually(lambda: repr(server.combiner).startswith("<Combiner of 'db': 0 lead"))
 
-    monkeypatch.setattr(combining, "SILENCE", LONG)
+    monkeypatch.setattr(reading, "SILENCE", LONG)
     server.forget_slowness()
     holders = server.occupy()  # beside the slow one
     names = [f"{number}" for number in range(LARGEST)]
@@ -350,14 +350,14 @@ def test_silence_lets_one_more_lead_and_makes_batches_smaller(monkeypatch):
 
 
 def test_quick_answers_let_batches_grow_again(monkeypatch):
-    monkeypatch.setattr(combining, "SILENCE", 0.010)
+    monkeypatch.setattr(reading, "SILENCE", 0.010)
     server = Server(lanes=1, size=2)
     holders = server.occupy()
     held = server.asked("a", held=True)
     (a,) = server.queue(held)
     server.free(holders)
     eventually(lambda: repr(server.combiner).startswith("<Combiner of 'db': 0 lead"))
-    monkeypatch.setattr(combining, "SILENCE", LONG)
+    monkeypatch.setattr(reading, "SILENCE", LONG)
     server.answer(held)
     a.result()
     server.forget_slowness()
@@ -377,7 +377,7 @@ def test_quick_answers_let_batches_grow_again(monkeypatch):
 
 
 def test_a_lone_thread_that_waits_long_lets_another_one_lead(monkeypatch):
-    monkeypatch.setattr(combining, "SILENCE", 0.010)
+    monkeypatch.setattr(reading, "SILENCE", 0.010)
     server = Server(lanes=1, size=2)
     server.tells_silence = True
     holders = server.occupy()
@@ -427,7 +427,7 @@ def test_a_flight_that_can_not_be_made_tells_each_owner():
 def test_an_answer_that_does_not_come_within_the_patience_breaks_the_connection(monkeypatch):
     server = Server()
     server.patience = 0.05
-    monkeypatch.setattr(combining, "SILENCE", 0.01)
+    monkeypatch.setattr(reading, "SILENCE", 0.01)
     holders = server.occupy()
     held = server.asked("a", held=True)
     a, b = server.queue(held, server.asked("b"))

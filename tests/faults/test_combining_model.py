@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from poolkit import Deadline, DeadlineExceeded
-from poolkit.core import combining, pace
+from poolkit.core import combining, pace, reading
 from poolkit.core.deadline import NEVER
 from tests.core.steered import Broken, Lost, Overdue, Server, Wrong
 from tests.core.support import Interrupted, Task, eventually
@@ -140,7 +140,7 @@ def test_everybody_gets_its_own_answer_or_is_told_its_fate(schedule, monkeypatch
     server = life.server
     eventually(lambda: server.lender.reclaim() or not server.book, 5)
     server.stoppable = False
-    monkeypatch.setattr(combining, "SILENCE", 30.0)
+    monkeypatch.setattr(reading, "SILENCE", 30.0)
     assert repr(server.combiner) == "<Combiner of 'db': 0 lead, 0 wait>"
     server.lost_at_gate = server.lender.gate.in_use
     # Two: an interruption can hit the one point where a pool loses a turn.

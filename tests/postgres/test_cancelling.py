@@ -18,7 +18,7 @@ from poolkit import (
     PostgresPool,
     deadline,
 )
-from poolkit.core import combining
+from poolkit.core import combining, reading
 from poolkit.postgres import cleaning, connection
 
 from .gathering import asking, begin
@@ -34,7 +34,7 @@ PROMPT = 1.0
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the server time to confirm a cancel, however busy the machine is."""
     monkeypatch.setattr(combining, "LOOK", 30.0)  # nor is anything seen by chance
-    monkeypatch.setattr(combining, "GRACE", 5.0)
+    monkeypatch.setattr(reading, "GRACE", 5.0)
     for place in (connection, cleaning):
         monkeypatch.setattr(place, "CANCEL_GRACE", 5.0)
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from poolkit import DeadlineExceeded, DeadlineOutcomeUnknown, OutcomeUnknown, RedisPool, deadline
-from poolkit.core import combining
+from poolkit.core import reading
 from poolkit.redis import lanes, packing, wire
 from poolkit.redis.commands import traits_of
 from tests.core.support import LONG, Stopwatch, Task, eventually, together
@@ -43,7 +43,7 @@ class Holding:
 @pytest.fixture
 def holding(monkeypatch) -> Iterator[Holding]:
     """Give such a server; that it is silent lets nobody lead beside who leads already."""
-    monkeypatch.setattr(combining, "SILENCE", LONG)
+    monkeypatch.setattr(reading, "SILENCE", LONG)
     monkeypatch.setattr(wire, "SILENCE", LONG)
     holding = Holding()
     with holding.server:
