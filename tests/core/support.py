@@ -35,13 +35,16 @@ class Task(threading.Thread):
         self._work_args = args
         self.value: Any = None
         self.error: BaseException | None = None
+        self.seconds = 0.0
         self.start()
 
     def run(self) -> None:
+        began = time.monotonic()
         try:
             self.value = self._work(*self._work_args)
         except BaseException as error:
             self.error = error
+        self.seconds = time.monotonic() - began
 
     def result(self, timeout: float = LONG) -> Any:
         """Return what it returned, or raise what it raised; fail if it has not ended in *timeout* seconds."""
@@ -49,6 +52,11 @@ class Task(threading.Thread):
         if self.error is not None:
             raise self.error
         return self.value
+
+    def outcome(self, timeout: float = LONG) -> Any:
+        """Return what it returned or raised; fail if it has not ended in *timeout* seconds."""
+        self.end(timeout)
+        return self.value if self.error is None else self.error
 
     def end(self, timeout: float = LONG) -> BaseException | None:
         """Wait until it has ended, at most *timeout* seconds, and return what it raised."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from poolkit import PostgresPool
 from poolkit.core.combining import Combiner
+from tests.core.support import Task
 
-from .observing import Background, until
+from .observing import until
 
 Work = Callable[[], Any]
 
@@ -55,21 +56,21 @@ def nobody_leads(pool: PostgresPool) -> Iterator[Combiner[Any, Any, Any]]:
             turns.pop().pass_on(clean=False)
 
 
-def begin(pool: PostgresPool, *works: Work) -> list[Background]:
+def begin(pool: PostgresPool, *works: Work) -> list[Task]:
     """Have the statements of *works* sent together, in that order; the last one leads.
 
     Returns their threads, as soon as all have left the queue.
     """
-    threads: list[Background] = []
+    threads: list[Task] = []
 
     def gathered() -> bool:
         # A deadline may pass here: then its thread has left the queue, and ends.
-        return len(combiner._queue) == sum(each.thread.is_alive() for each in threads)
+        return len(combiner._queue) == sum(each.is_alive() for each in threads)
 
     with nobody_leads(pool) as combiner:
         # The first in the queue will lead, and sends its own last.
         for number, work in enumerate((works[-1], *works[:-1]), 1):
-            threads.append(Background(work, f"gathered-{number}"))
+            threads.append(Task(work, name=f"gathered-{number}"))
             until(gathered, every=0.000_2)
     return [*threads[1:], threads[0]]
 

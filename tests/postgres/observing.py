@@ -1,4 +1,4 @@
-"""What tests of bad days share: eyes on the server, bounded polling, threads whose outcomes are kept."""
+"""What tests of bad days share: eyes on the server, bounded polling, and what becomes of a pool."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from poolkit import BackendUnavailable, PostgresPool
+from poolkit import BackendUnavailable, OutcomeUnknown, PostgresPool
 from poolkit.embedded import guardian
+from tests.core.support import Task
 
 SCHEDULING = 0.15
 """Seconds that a busy machine may add to what is promised."""
@@ -85,32 +86,6 @@ def watching(conninfo: str) -> Iterator[Watch]:
         watch.close()
 
 
-class Background:
-    """A thread that does *work*, and keeps what became of it."""
-
-    def __init__(self, work: Callable[[], Any], name: str | None = None) -> None:
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.seconds = 0.0
-        self._work = work
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        began = time.monotonic()
-        try:
-            self.result = self._work()
-        except BaseException as error:
-            self.error = error
-        self.seconds = time.monotonic() - began
-
-    def outcome(self, within: float = 30.0) -> Any:
-        """Return the result, or the error, when the thread has ended."""
-        self.thread.join(within)
-        assert not self.thread.is_alive(), f"{self.thread.name} still runs after {within:g} s"
-        return self.error if self.error is not None else self.result
-
-
 def together(count: int, work: Callable[[int], Any], *, within: float = 30.0) -> list[Any]:
     """Call ``work(0)`` … ``work(count - 1)`` at the same time; return results and errors, in order."""
     start = threading.Barrier(count)
@@ -120,7 +95,7 @@ def together(count: int, work: Callable[[int], Any], *, within: float = 30.0) ->
         return work(number)
 
     limit = time.monotonic() + within
-    threads = [Background(lambda n=n: one(n), f"together-{n}") for n in range(count)]  # type: ignore[misc]
+    threads = [Task(one, n, name=f"together-{n}") for n in range(count)]
     return [thread.outcome(max(0.1, limit - time.monotonic())) for thread in threads]
 
 
@@ -136,6 +111,15 @@ def warm_up(pool: PostgresPool, count: int) -> set[int]:
     pids = together(count, hold)
     assert all(isinstance(pid, int) for pid in pids), pids
     return set(pids)
+
+
+def refusal(pool: PostgresPool) -> BaseException | None:
+    """Call once; return the error if that is one of an outage, None if it worked."""
+    try:
+        pool.query("select 1")
+    except (BackendUnavailable, OutcomeUnknown) as error:
+        return error
+    return None
 
 
 def first_success(pool: PostgresPool, *, within: float = 10.0) -> float:

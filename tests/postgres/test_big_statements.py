@@ -20,9 +20,10 @@ from poolkit import (
     deadline,
 )
 from poolkit.embedded import PostgresServer
+from tests.core.support import Task
 from tests.faults.proxy import FaultProxy
 
-from .observing import Background, Watch, at, until
+from .observing import Watch, at, until
 
 BIG = "big" * (8 << 20)
 """More than the kernel takes of what nobody reads."""
@@ -119,7 +120,7 @@ def test_it_takes_effect_once_though_the_server_takes_a_while_to_read_it(
             return run(far, insert)
 
     line.blackhole()
-    writer = Background(work)
+    writer = Task(work)
     until(lambda: len(cuts) >= slices)
     line.pass_through()
 
@@ -153,7 +154,7 @@ def test_one_that_is_cancelled_while_it_is_sent_in_a_block_has_no_effect(
 
     insert = sql.SQL("insert into {} values (1, left(%s, 3))").format(table)
     line.blackhole()
-    writer = Background(work)
+    writer = Task(work)
     until(lambda: len(cuts) >= 2)
     cancellation.cancel()
 

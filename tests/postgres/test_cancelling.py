@@ -20,9 +20,10 @@ from poolkit import (
 )
 from poolkit.core import combining, reading
 from poolkit.postgres import cleaning, connection
+from tests.core.support import Task
 
 from .gathering import asking, begin
-from .observing import Background, Watch, until
+from .observing import Watch, until
 
 MakePool = Callable[..., PostgresPool]
 
@@ -49,7 +50,7 @@ def under(cancellation: Cancellation, work: Callable[[], Any]) -> Callable[[], A
     return inside
 
 
-def cancel(cancellation: Cancellation, *threads: Background) -> list[Cancelled]:
+def cancel(cancellation: Cancellation, *threads: Task) -> list[Cancelled]:
     """Cancel, and return what the threads raised, at once."""
     began = time.monotonic()
     cancellation.cancel()
@@ -63,7 +64,7 @@ def cancel(cancellation: Cancellation, *threads: Background) -> list[Cancelled]:
 def test_a_statement_alone(db: PostgresPool, watch: Watch) -> None:
     pid = db.query("select pg_backend_pid()")
     cancellation = Cancellation()
-    thread = Background(under(cancellation, asking(db, "select pg_sleep(52)")))
+    thread = Task(under(cancellation, asking(db, "select pg_sleep(52)")))
     until(lambda: watch.running("pg_sleep(52)"))
 
     (error,) = cancel(cancellation, thread)
@@ -87,7 +88,7 @@ def test_a_statement_in_a_block(
             conn.execute(sql.SQL("insert into {} values (1, 'a')").format(table))
             conn.execute("select pg_sleep(53)")
 
-    thread = Background(under(cancellation, work))
+    thread = Task(under(cancellation, work))
     until(lambda: watch.running("pg_sleep(53)"))
 
     (error,) = cancel(cancellation, thread)
@@ -131,7 +132,7 @@ def test_a_write_in_parts_may_have_taken_effect(db: PostgresPool, watch: Watch) 
     db.query("select 1")
     cancellation = Cancellation()
     text = "do $$ begin perform pg_sleep(54); end $$"
-    thread = Background(under(cancellation, lambda: db.execute(text)))
+    thread = Task(under(cancellation, lambda: db.execute(text)))
     until(lambda: watch.running("pg_sleep(54)"))
 
     (error,) = cancel(cancellation, thread)
@@ -200,7 +201,7 @@ def test_a_wait_for_notifications(db: PostgresPool) -> None:
                 for _ in conn.notifies(**options):
                     raise AssertionError
 
-        thread = Background(under(cancellation, listen))
+        thread = Task(under(cancellation, listen))
         until(lambda begun=begun: begun)  # type: ignore[misc]
         cancel(cancellation, thread)
     assert db.query("select 1") == [(1,)]
@@ -210,7 +211,7 @@ def test_a_wait_for_notifications(db: PostgresPool) -> None:
 def test_what_is_streamed(db: PostgresPool, watch: Watch) -> None:
     cancellation = Cancellation()
     text = "select pg_sleep(0.01), 57 from generate_series(1, 10000)"
-    thread = Background(under(cancellation, lambda: list(db.stream(text, size=5))))
+    thread = Task(under(cancellation, lambda: list(db.stream(text, size=5))))
     until(lambda: watch.running("FETCH"))
     cancel(cancellation, thread)
     until(lambda: not watch.running("FETCH"))

@@ -25,13 +25,13 @@ from poolkit.core.deadline import Deadline
 from poolkit.core.pace import LARGEST
 from poolkit.embedded import PostgresServer
 from poolkit.postgres.lanes import PostgresFlight
+from tests.core.support import Task
 from tests.faults.proxy import FaultProxy
 from tests.forks import Child
 
 from .gathering import asking, begin, combined, combiner_of, nobody_leads
 from .observing import (
     SCHEDULING,
-    Background,
     Watch,
     assert_whole,
     at,
@@ -558,7 +558,7 @@ def test_slow_statement_delays_only_those_sent_behind_it(
         until(lambda: watch.running("with held as"))
         # The one lane is taken, and yet:
         assert pool.query("select 1") == [(1,)]
-        assert [thread.thread.is_alive() for thread in threads[1:]] == [True] * 3
+        assert [thread.is_alive() for thread in threads[1:]] == [True] * 3
         assert combiner_of(pool)._pace.largest < LARGEST
         release()
         assert [thread.outcome() for thread in threads[1:]] == [1, 1, 1]
@@ -601,13 +601,13 @@ def test_lease_and_timeout_name_the_thread_that_leads(
         threads = begin(pool, writer.blocked(1), writer.put(3), leave)
         until(lambda: watch.running("with held as"))
         (holder,) = pool.leases()
-        assert holder.thread_name == threads[2].thread.name
+        assert holder.thread_name == threads[2].name
         assert __file__ in holder.call_site or "test_combining" in holder.call_site
         with pytest.raises(PoolTimeout) as caught:
             pool.query("select 1")
-        assert [each.thread_name for each in caught.value.holders] == [threads[2].thread.name]
+        assert [each.thread_name for each in caught.value.holders] == [threads[2].name]
         assert isinstance(threads[2].outcome(), DeadlineExceeded)
-        until(lambda: [each.thread_name for each in pool.leases()] == [threads[0].thread.name])
+        until(lambda: [each.thread_name for each in pool.leases()] == [threads[0].name])
         release()
         assert [thread.outcome() for thread in threads[:2]] == [1, 1]
     assert pool.leases() == []
@@ -628,7 +628,7 @@ def test_fork_under_combined_load_leaves_parent_and_child_working(
             asked += 1
         return asked
 
-    threads = [Background(work) for _ in range(8)]
+    threads = [Task(work) for _ in range(8)]
     combining.wait(15)
     until(lambda: wide.stats().batches > 5)
     children = [Child(lambda n=n: tagged(wide, f"child-{n}", 30)) for n in range(3)]  # type: ignore[misc]

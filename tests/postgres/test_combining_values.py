@@ -35,9 +35,10 @@ from psycopg.types.numeric import Float4, Int2, Int4, Int8, Oid
 from psycopg.types.range import Range
 
 from poolkit import PostgresPool
+from tests.core.support import Task
 
 from .gathering import asking, combined, nobody_leads
-from .observing import Background, Watch, at, unique, until
+from .observing import Watch, at, unique, until
 
 MakePool = Callable[..., PostgresPool]
 
@@ -336,8 +337,8 @@ def test_errors_are_those_of_psycopg(conninfo: str, pool: PostgresPool) -> None:
 def gathered_errors(pool: PostgresPool, text: Any, params: Any) -> list[Any]:
     """Ask while nobody leads, so that the statement is packed."""
     with nobody_leads(pool) as combiner:
-        thread = Background(asking(pool, text, params))
-        until(lambda: not thread.thread.is_alive() or combiner._queue)
+        thread = Task(asking(pool, text, params))
+        until(lambda: not thread.is_alive() or combiner._queue)
     return [thread.outcome()]
 
 

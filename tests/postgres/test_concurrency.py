@@ -21,8 +21,9 @@ from poolkit import (
     PostgresPool,
     deadline,
 )
+from tests.core.support import Task
 
-from .observing import Background, Watch, assert_whole, at, together, unique, until
+from .observing import Watch, assert_whole, at, together, unique, until
 
 MakePool = Callable[..., PostgresPool]
 
@@ -162,7 +163,7 @@ def test_everything_at_once_mixes_nothing_up_and_loses_nothing(
                 watch.ask("select pg_terminate_backend(%s)", [chance.choice(sorted(pids))])
             ended.wait(0.02)
 
-    disturber = Background(disturb)
+    disturber = Task(disturb)
     outcomes = together(THREADS, work, within=40)
     ended.set()
 
@@ -223,7 +224,7 @@ def test_resizing_under_load_keeps_to_the_size_and_loses_nothing(
             turns += 1
         return turns
 
-    threads = [Background(lambda n=n: work(n)) for n in range(20)]  # type: ignore[misc]
+    threads = [Task(work, n) for n in range(20)]
     for size in (2, 6, 1, 8, 3):
         pool.resize(min_size=1, max_size=size)
         reached = pool.stats().operations

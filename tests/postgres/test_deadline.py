@@ -22,9 +22,10 @@ from poolkit import (
     deadline,
 )
 from poolkit.embedded import PostgresServer
+from tests.core.support import Task
 from tests.faults.proxy import FaultProxy
 
-from .observing import SCHEDULING, Background, Watch, at, until
+from .observing import SCHEDULING, Watch, at, until
 
 MakePool = Callable[..., PostgresPool]
 MakeProxy = Callable[[PostgresServer], FaultProxy]
@@ -351,7 +352,7 @@ def test_deadline_ends_with_its_block(db: PostgresPool) -> None:
 def test_deadline_holds_for_its_own_thread_only(conninfo: str, make_pool: MakePool) -> None:
     db = make_pool(conninfo, min_size=1, max_size=2)
     with deadline(0):
-        assert Background(lambda: db.query("select 1")).outcome() == [(1,)]
+        assert Task(lambda: db.query("select 1")).outcome() == [(1,)]
 
 
 def test_waiting_for_notifications_ends_with_the_deadline_and_keeps_the_connection(
@@ -447,9 +448,9 @@ def test_many_waiters_all_end_in_time_and_none_takes_a_turn_with_it(
             db.query("select 1")
         return time.monotonic() - began - limit
 
-    holders = [Background(hold) for _ in range(2)]
+    holders = [Task(hold) for _ in range(2)]
     held.wait(10)
-    waiters = [Background(lambda n=n: wait(n)) for n in range(40)]  # type: ignore[misc]
+    waiters = [Task(wait, n) for n in range(40)]
     overshoots = [waiter.outcome() for waiter in waiters]
     assert all(isinstance(seconds, float) for seconds in overshoots), overshoots
     assert max(overshoots) <= OVERSHOOT + 2 * SCHEDULING
@@ -466,7 +467,7 @@ def test_deadline_holds_while_another_thread_closes_the_pool(
 ) -> None:
     db = make_pool(conninfo, min_size=1, max_size=1)
     with db.connection():
-        closer = Background(lambda: db.close(2.0))
+        closer = Task(lambda: db.close(2.0))
         until(lambda: db._lifecycle.state == "closed")
         began = time.monotonic()
         with pytest.raises(Exception, match=r"closed|deadline"), deadline(0.1):

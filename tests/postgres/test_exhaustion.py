@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from poolkit import DeadlineExceeded, PoolOverloaded, PoolTimeout, PostgresPool, deadline
+from tests.core.support import Task
 from tests.faults.control import Control
 
 from .observing import (
     SCHEDULING,
-    Background,
     Watch,
     assert_whole,
     at,
@@ -38,7 +38,7 @@ class Hold:
                 held.wait(30)
                 self._over.wait(60)
 
-        self._holders = [Background(hold, f"holder-{n}") for n in range(count)]
+        self._holders = [Task(hold, name=f"holder-{n}") for n in range(count)]
         held.wait(30)
 
     def let_go(self) -> None:
@@ -60,7 +60,7 @@ def test_200_waiters_are_all_served(conninfo: str, make_pool: MakePool, watch: W
     )
     with Hold(pool, 4):
         waiters = [
-            Background(lambda n=n: pool.query("select %s::int", [n]))  # type: ignore[misc]
+            Task(lambda n=n: pool.query("select %s::int", [n]))  # type: ignore[misc]
             for n in range(WAITERS)
         ]
         until(lambda: pool.stats().waiting == WAITERS)
@@ -115,7 +115,7 @@ def test_waiters_obey_their_own_deadlines(conninfo: str, make_pool: MakePool) ->
 def test_waiters_beyond_max_waiting_are_refused_at_once(conninfo: str, make_pool: MakePool) -> None:
     pool = make_pool(conninfo, min_size=1, max_size=1, max_waiting=10, acquire_timeout=30)
     with Hold(pool, 1):
-        waiters = [Background(lambda: pool.query("select 1")) for _ in range(10)]
+        waiters = [Task(lambda: pool.query("select 1")) for _ in range(10)]
         until(lambda: pool.stats().waiting == 10)
 
         for error, seconds in together(20, lambda _: timed(lambda: pool.query("select 1"))):

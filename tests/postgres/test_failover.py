@@ -20,13 +20,14 @@ from poolkit import (
     deadline,
 )
 from poolkit.embedded import PostgresServer, PostgresStandby
+from tests.core.support import Task
 
 from .observing import (
     SCHEDULING,
-    Background,
     assert_whole,
     at,
     first_success,
+    refusal,
     together,
     unique,
     until,
@@ -84,7 +85,7 @@ class TestPromotion:
                 over.wait(0 if became == "done" else 0.02)
             return seen
 
-        threads = [Background(lambda n=n: load(n)) for n in range(THREADS)]  # type: ignore[misc]
+        threads = [Task(load, n) for n in range(THREADS)]
         try:
             for _ in range(1 + again):
                 operations = pool.stats().operations
@@ -122,9 +123,9 @@ class TestPromotion:
         pool = make_pool(postgres_standby.conninfo, min_size=2, max_size=2)
         warm_up(pool, 2)
         postgres_standby.primary.kill()
-        until(lambda: isinstance(failure(pool), BackendUnavailable))
+        until(lambda: isinstance(refusal(pool), BackendUnavailable))
 
-        error = failure(pool)
+        error = refusal(pool)
 
         assert isinstance(error, BackendUnavailable)
         # The one that is left is asked, and refused for what it is.
@@ -132,14 +133,6 @@ class TestPromotion:
         assert error.retry_after is not None
         postgres_standby.promote()
         assert first_success(pool) < 1.0 + SCHEDULING
-
-
-def failure(pool: PostgresPool) -> BaseException | None:
-    try:
-        pool.query("select 1")
-    except (BackendUnavailable, OutcomeUnknown) as error:
-        return error
-    return None
 
 
 class TestCutShort:
@@ -194,10 +187,10 @@ class TestCutShort:
 
         with pool.connection():
             # It has the turn, and those that gather behind it go together.
-            first = Background(lambda: pool.query("select 1"))
+            first = Task(lambda: pool.query("select 1"))
             until(lambda: pool.stats().waiting == 1)
             group.standby.pause()
-            writers = [Background(write) for _ in range(3)]
+            writers = [Task(write) for _ in range(3)]
             until(lambda: pool.stats().waiting == 4)
         errors = [writer.outcome() for writer in writers]
 
@@ -329,7 +322,7 @@ class TestNoWrites:
 
         with pytest.raises((BackendUnavailable, psycopg.OperationalError)):
             pool.execute("insert into noted values ('a')")
-        until(lambda: isinstance(failure(pool), BackendUnavailable))
+        until(lambda: isinstance(refusal(pool), BackendUnavailable))
 
         pair.set_read_only(0, False)
         assert first_success(pool) < 1.0 + SCHEDULING

@@ -15,10 +15,11 @@ import pytest
 
 from poolkit import OutcomeUnknown, PostgresPool, RetryPolicy, deadline
 from poolkit.embedded import PostgresServer
+from tests.core.support import Task
 from tests.faults.proxy import FaultProxy
 
 from .gathering import begin
-from .observing import Background, Watch, assert_whole, at, unique, until, warm_up
+from .observing import Watch, assert_whole, at, unique, until, warm_up
 
 MakePool = Callable[..., PostgresPool]
 MakeProxy = Callable[[PostgresServer], FaultProxy]
@@ -220,7 +221,7 @@ class TestLostAnswers:
             " from generate_series(1, 2000) i"
         )
         proxy.reset_round_trips()
-        query = Background(lambda: far.query(slow_rows))
+        query = Task(lambda: far.query(slow_rows))
         until(lambda: watch.running(text))
         until(lambda: proxy.round_trips)  # the result has begun
 
@@ -509,7 +510,7 @@ class TestForgotten:
             conn.execute("select 1")
             blocks.append((block, conn))
 
-        assert Background(die_holding, "doomed").outcome() is None
+        assert Task(die_holding, name="doomed").outcome() is None
 
         began = time.monotonic()
         assert pool.query("select 1") == [(1,)]
@@ -545,7 +546,7 @@ class TestCtrlC:
         yield
         signal.signal(signal.SIGINT, before)
 
-    def interrupt_when(self, true: Callable[[], Any]) -> Background:
+    def interrupt_when(self, true: Callable[[], Any]) -> Task:
         main = threading.main_thread().ident
         assert main is not None
 
@@ -553,7 +554,7 @@ class TestCtrlC:
             until(true)
             signal.pthread_kill(main, signal.SIGINT)
 
-        return Background(interrupt)
+        return Task(interrupt)
 
     def test_in_the_block(self, conninfo: str, make_pool: MakePool, table: Table) -> None:
         pool = make_pool(conninfo, min_size=1, max_size=1)
@@ -598,7 +599,7 @@ class TestCtrlC:
                 held.set()
                 over.wait(30)
 
-        holder = Background(hold)
+        holder = Task(hold)
         assert held.wait(10)
         interrupter = self.interrupt_when(lambda: pool.stats().waiting == 1)
         with pytest.raises(KeyboardInterrupt):

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from poolkit import PoolClosed, PostgresPool, deadline
+from tests.core.support import Task
 from tests.forks import LIMIT_OF_A_CHILD, Child
 
 from .observing import (
-    Background,
     Watch,
     assert_whole,
     at,
@@ -249,8 +249,8 @@ def test_forks_while_threads_hold_and_wait_and_hammer(
         with pool.connection():
             over.wait(60)
 
-    holder = Background(hold)
-    threads = [Background(lambda n=n: hammer(n)) for n in range(12)]  # type: ignore[misc]
+    holder = Task(hold)
+    threads = [Task(hammer, n) for n in range(12)]
     until(lambda: pool.stats().waiting >= 3)
     try:
         for number in range(12):

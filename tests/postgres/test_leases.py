@@ -15,8 +15,9 @@ import pytest
 
 from poolkit import PoolTimeout, PostgresPool
 from poolkit.core.events import Leaked, Listener
+from tests.core.support import Task
 
-from .observing import Background, Watch, assert_whole, until
+from .observing import Watch, assert_whole, until
 
 MakePool = Callable[..., PostgresPool]
 
@@ -46,7 +47,7 @@ def test_timeout_names_thread_call_site_time_and_where_the_holder_is(
 ) -> None:
     db = make_pool(conninfo, min_size=1, max_size=1, acquire_timeout=0.2)
     held, let_go = threading.Event(), threading.Event()
-    culprit = Background(lambda: hold_until(db, held, let_go), name="culprit")
+    culprit = Task(lambda: hold_until(db, held, let_go), name="culprit")
     assert held.wait(10)
     with pytest.raises(PoolTimeout) as caught:
         db.query("select 1")
@@ -121,7 +122,7 @@ def test_lease_of_a_thread_that_died_is_reclaimed_and_reported(
         kept.append(kept[1].info.backend_pid)
 
     with caplog.at_level(logging.WARNING, logger="poolkit"):
-        assert Background(die_holding, name="mortal").outcome() is None
+        assert Task(die_holding, name="mortal").outcome() is None
         assert db.query("select pg_backend_pid()") != [(kept[2],)]
     (leaked,) = leaks.heard
     assert leaked.holder.thread_name == "mortal"
@@ -163,7 +164,7 @@ def test_timeout_blames_who_died_holding_too_and_reclaims(
     until(lambda: db.stats().size == 2)  # to connect may take longer than a caller waits
     kept: list[Any] = []
     with db.connection():
-        assert Background(lambda: kept.append(db.connection().__enter__())).outcome() is None
+        assert Task(lambda: kept.append(db.connection().__enter__())).outcome() is None
         told: PoolTimeout | None = None
         try:
             db.query("select 1")  # in time only if the sweep was quicker
@@ -181,10 +182,10 @@ def test_timeout_blames_who_died_holding_too_and_reclaims(
 def test_many_leaks_cost_the_pool_nothing(conninfo: str, make_pool: MakePool) -> None:
     db = make_pool(conninfo, min_size=4, max_size=4, acquire_timeout=20)
     for _ in range(3):
-        dead = [Background(lambda: db.connection().__enter__()) for _ in range(4)]
+        dead = [Task(lambda: db.connection().__enter__()) for _ in range(4)]
         for thread in dead:
             thread.outcome()
-            thread.result = None  # the last reference to its connection
+            thread.value = None  # the last reference to its connection
         del dead, thread
     until(lambda: db.stats().leaked == 12)
     assert_whole(db, 4)
@@ -199,7 +200,7 @@ def test_lease_reclaimed_is_not_returned_twice(conninfo: str, make_pool: MakePoo
         blocks.append(db.transaction())
         blocks[0].__enter__()
 
-    assert Background(die_holding).outcome() is None
+    assert Task(die_holding).outcome() is None
     with db.connection():
         with pytest.raises(psycopg.OperationalError, match="nothing of it was committed"):
             blocks[0].__exit__(None, None, None)

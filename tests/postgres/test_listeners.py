@@ -14,8 +14,9 @@ import pytest
 from poolkit import PoolTimeout, PostgresPool
 from poolkit.core import events
 from poolkit.core.events import Event, Listener
+from tests.core.support import Task
 
-from .observing import Background, Watch, at, until
+from .observing import Watch, at, until
 
 MakePool = Callable[..., PostgresPool]
 KINDS = ["opened", "connected", "acquired", "released", "removed"]
@@ -181,5 +182,5 @@ def test_listener_may_use_the_pool_when_it_opens_and_when_it_is_closed(
         db.query("select 1")
         db.close()
 
-    assert Background(life).outcome(3) is None
+    assert Task(life).outcome(3) is None
     assert heard

@@ -17,14 +17,15 @@ import pytest
 from poolkit import BackendUnavailable, DeadlineExceeded, OutcomeUnknown, PostgresPool, deadline
 from poolkit.embedded import PostgresServer
 from poolkit.postgres.generation import FRESH
+from tests.core.support import Task
 from tests.faults.proxy import FaultProxy
 
 from .observing import (
     SCHEDULING,
-    Background,
     assert_whole,
     at,
     first_success,
+    refusal,
     together,
     unique,
     until,
@@ -52,7 +53,7 @@ def connects(conninfo: str) -> bool:
     return True
 
 
-def refusal(pool: PostgresPool) -> BackendUnavailable:
+def refused(pool: PostgresPool) -> BackendUnavailable:
     with pytest.raises(BackendUnavailable) as caught:
         pool.query("select 1")
     return caught.value
@@ -72,7 +73,7 @@ class TestLogin:
                     f'password authentication failed for user "{role}"'
                 )
 
-            errors = together(20, lambda _: refusal(pool))
+            errors = together(20, lambda _: refused(pool))
 
             assert all(isinstance(error, BackendUnavailable) for error in errors)
             assert attempts() == 1
@@ -94,7 +95,7 @@ class TestLogin:
         name = unique("database")
         pool = make_pool(at(breakable.conninfo, dbname=name))
 
-        error = refusal(pool)
+        error = refused(pool)
 
         assert error.retry_after is None
         assert "does not exist" in str(error.__cause__)
@@ -119,7 +120,7 @@ class TestSilence:
         pool = make_pool(silent, acquire_timeout=1.0)
 
         began = time.monotonic()
-        error = refusal(pool)
+        error = refused(pool)
 
         assert time.monotonic() - began < 1.0 + 0.05 + SCHEDULING
         assert error.__cause__ is not None
@@ -140,7 +141,7 @@ class TestSilence:
 
 def fast_refusal(pool: PostgresPool) -> bool:
     began = time.monotonic()
-    refusal(pool)
+    refused(pool)
     return time.monotonic() - began < AT_ONCE
 
 
@@ -171,7 +172,7 @@ class TestFull:
 
             others = [psycopg.connect(address) for _ in range(self.SLOTS)]
             starved = make_pool(address, min_size=2, max_size=12)
-            error = refusal(starved)
+            error = refused(starved)
             assert "slots are reserved" in str(error.__cause__)
             assert error.retry_after is not None
 
@@ -313,13 +314,13 @@ class TestKilled:
         breakable.kill()
 
         began = time.monotonic()
-        refusal(pool)
+        refused(pool)
         assert time.monotonic() - began < 0.5 + SCHEDULING
 
         slow = 0
         for _ in range(50):
             began = time.monotonic()
-            error = refusal(pool)
+            error = refused(pool)
             slow += time.monotonic() - began > AT_ONCE
             assert isinstance(error.__cause__, psycopg.OperationalError)
             assert error.retry_after is not None
@@ -357,12 +358,12 @@ class TestKilled:
                 held.set()
                 over.wait(30)
 
-        holder = Background(hold)
+        holder = Task(hold)
         assert held.wait(10)
         breakable.kill()
         try:
             began = time.monotonic()
-            refusal(pool)
+            refused(pool)
             assert time.monotonic() - began < 0.5 + SCHEDULING
             assert fast_refusal(pool)
         finally:
@@ -408,13 +409,13 @@ class TestKilled:
                     time.sleep(0.02)
             return seen
 
-        threads = [Background(lambda n=n: load(n)) for n in range(20)]  # type: ignore[misc]
+        threads = [Task(load, n) for n in range(20)]
         busy.wait(20)
         breakable.kill()
         until(lambda: pool.stats().refused >= 40)
         breakable.start()
         ready = time.monotonic()
-        works = Background(lambda: first_success(pool))
+        works = Task(lambda: first_success(pool))
         works.outcome()
         assert works.error is None, works.error
         assert time.monotonic() - ready < 1.0 + SCHEDULING
@@ -451,7 +452,7 @@ class TestKilled:
         pool = make_pool(at(breakable.conninfo, port=proxy.port), min_size=5, max_size=20)
         warm_up(pool, 5)
         breakable.kill()
-        until(lambda: isinstance(unavailable(pool), BackendUnavailable))
+        until(lambda: isinstance(refusal(pool), BackendUnavailable))
         before = proxy.connections_total
         over = threading.Event()
 
@@ -459,12 +460,12 @@ class TestKilled:
             seconds = []
             while not over.is_set():
                 began = time.monotonic()
-                refusal(pool)
+                refused(pool)
                 seconds.append(time.monotonic() - began)
                 over.wait(0.01)
             return seconds
 
-        callers = [Background(call) for _ in range(8)]
+        callers = [Task(call) for _ in range(8)]
         outage = 5.0
         over.wait(outage)
         attempts = proxy.connections_total - before
@@ -480,14 +481,6 @@ class TestKilled:
         breakable.start()
         assert first_success(pool) < 1.0
         assert_whole(pool, 20)
-
-
-def unavailable(pool: PostgresPool) -> BaseException | None:
-    try:
-        pool.query("select 1")
-    except (BackendUnavailable, OutcomeUnknown) as error:
-        return error
-    return None
 
 
 class TestFrozen:

@@ -14,9 +14,10 @@ from psycopg import sql
 
 from poolkit import BackendUnavailable, DeadlineExceeded, OutcomeUnknown, PostgresPool, deadline
 from poolkit.embedded import EmbeddedError, PostgresServer
+from tests.core.support import Task
 
 from .bouncer import PgBouncer
-from .observing import SCHEDULING, Background, Watch, assert_whole, at, together, until
+from .observing import SCHEDULING, Watch, assert_whole, at, together, until
 
 MakePool = Callable[..., PostgresPool]
 MakeBouncer = Callable[..., PgBouncer]
@@ -133,7 +134,7 @@ def test_a_cancel_hits_nobody_else(pool: PostgresPool) -> None:
             done += 1
         return done
 
-    others = [Background(bystander) for _ in range(4)]
+    others = [Task(bystander) for _ in range(4)]
     for _ in range(30):
         with deadline(0.03), pytest.raises(DeadlineExceeded):
             pool.query(SLEEP, idempotent=True)
@@ -166,7 +167,7 @@ def test_a_write_whose_server_dies_may_have_taken_effect(
     pool = make_pool(make_bouncer(server).conninfo, pgbouncer=True, min_size=1, max_size=2)
     pool.open()
     with psycopg.connect(server.conninfo, autocommit=True) as watch:
-        write = Background(lambda: pool.execute(SLEEP))
+        write = Task(lambda: pool.execute(SLEEP))
         until(
             lambda: watch.execute(
                 "select from pg_stat_activity where state = 'active' and query = %s", [SLEEP]
@@ -202,7 +203,7 @@ def test_a_restart_under_load_loses_and_doubles_nothing(
         before = list(map(len, done))
         until(lambda: all(len(now) > then for now, then in zip(done, before, strict=True)))
 
-    writers = [Background(lambda n=n: write(n)) for n in range(8)]  # type: ignore[misc]
+    writers = [Task(write, n) for n in range(8)]
     for _ in range(3):
         each_has_done_more()
         getattr(bouncer, way)()

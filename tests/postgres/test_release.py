@@ -15,8 +15,9 @@ from psycopg.types.string import StrDumper
 
 from poolkit import PostgresPool
 from poolkit.postgres.statements import changes_session
+from tests.core.support import Task
 
-from .observing import Background, Watch, unique, until
+from .observing import Watch, unique, until
 
 Conn = psycopg.Connection[Any]
 LOCK = 0x706F6F6C  # of our own, lest two runs on one server meet
@@ -241,7 +242,7 @@ def test_transaction_object_left_entered_is_forgotten(db: PostgresPool) -> None:
 
 def within(seconds: float, work: Callable[[], Any]) -> Any:
     """Return what *work* returns or raises; fail if it takes longer than *seconds*."""
-    return Background(work).outcome(seconds)
+    return Task(work).outcome(seconds)
 
 
 BLOCKS_LEFT_IN_USE = [

@@ -13,11 +13,11 @@ import pytest
 
 from poolkit import PoolClosed, PostgresPool, deadline
 from poolkit.embedded import PostgresServer
+from tests.core.support import Task
 from tests.faults.proxy import FaultProxy
 
 from .observing import (
     SCHEDULING,
-    Background,
     Watch,
     at,
     our_threads,
@@ -110,9 +110,9 @@ def test_close_waits_for_what_runs(pool: PostgresPool) -> None:
             assert closing.wait(10)
             return conn.execute("select 42").fetchone()
 
-    holder = Background(work)
+    holder = Task(work)
     assert in_block.wait(10)
-    closer = Background(lambda: pool.close(20))
+    closer = Task(lambda: pool.close(20))
     until(lambda: refuses(pool))
     closing.set()
 
@@ -133,7 +133,7 @@ def test_close_is_bounded_and_what_is_held_then_closes_when_it_comes_back(
             assert closed.wait(10)
             return conn.execute("select 42").fetchone()
 
-    holder = Background(work)
+    holder = Task(work)
     assert in_block.wait(10)
 
     began = time.monotonic()
@@ -155,16 +155,16 @@ def test_callers_are_refused_at_once_while_another_thread_is_still_closing(
             in_block.set()
             over.wait(30)
 
-    holder = Background(work)
+    holder = Task(work)
     assert in_block.wait(10)
-    closer = Background(lambda: pool.close(20))
+    closer = Task(lambda: pool.close(20))
     until(lambda: refuses(pool))
     for _ in range(5):
         began = time.monotonic()
         with pytest.raises(PoolClosed), deadline(5):
             pool.query("select 1")
         assert time.monotonic() - began < 0.1 + SCHEDULING
-    assert closer.thread.is_alive()
+    assert closer.is_alive()
     over.set()
     assert holder.outcome() is None
     assert closer.outcome() is None
@@ -179,12 +179,12 @@ def test_close_fails_those_who_wait(pool: PostgresPool) -> None:
             held.wait(10)
             over.wait(30)
 
-    holders = [Background(hold) for _ in range(3)]
+    holders = [Task(hold) for _ in range(3)]
     held.wait(10)
-    waiters = [Background(lambda: pool.query("select 1")) for _ in range(20)]
+    waiters = [Task(lambda: pool.query("select 1")) for _ in range(20)]
     until(lambda: pool.stats().waiting == 20)
 
-    closer = Background(lambda: pool.close(20))
+    closer = Task(lambda: pool.close(20))
     outcomes = [waiter.outcome(5) for waiter in waiters]
     over.set()
 
@@ -203,7 +203,7 @@ def test_close_while_connecting_to_a_black_hole_is_bounded(
     proxy.blackhole()
     pool = PostgresPool(at(postgres_server.conninfo, port=proxy.port), acquire_timeout=20)
     pool.open()
-    waiting = [Background(lambda: pool.query("select 1")) for _ in range(waiters)]
+    waiting = [Task(lambda: pool.query("select 1")) for _ in range(waiters)]
     until(lambda: proxy.live and pool._lifecycle.open().lender.gate.in_use == waiters)
 
     began = time.monotonic()
@@ -236,7 +236,7 @@ def test_close_under_load_gives_each_caller_an_answer_or_pool_closed(
                 return turn
         return -1
 
-    threads = [Background(lambda n=n: load(n)) for n in range(20)]  # type: ignore[misc]
+    threads = [Task(load, n) for n in range(20)]
     busy.wait(20)
     pool.close()
 

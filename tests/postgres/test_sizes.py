@@ -9,8 +9,9 @@ import pytest
 
 from poolkit import PoolTimeout, PostgresPool
 from poolkit.embedded import PostgresServer
+from tests.core.support import Task
 
-from .observing import Background, Watch, assert_whole, at, unique, until, warm_up
+from .observing import Watch, assert_whole, at, unique, until, warm_up
 
 MakePool = Callable[..., PostgresPool]
 
@@ -49,7 +50,7 @@ def overfill(db: PostgresPool, count: int) -> None:
         with db.connection():
             all_there.wait(0.3)
 
-    threads = [Background(hold) for _ in range(count)]
+    threads = [Task(hold) for _ in range(count)]
     for thread in threads:
         if isinstance(error := thread.outcome(), threading.BrokenBarrierError):
             raise error
@@ -58,7 +59,7 @@ def overfill(db: PostgresPool, count: int) -> None:
 def test_resize_up_lets_those_who_wait_go_on(conninfo: str, make_pool: MakePool) -> None:
     db = make_pool(conninfo, min_size=1, max_size=1, acquire_timeout=20)
     with db.connection():
-        waiter = Background(lambda: db.query("select 1"))
+        waiter = Task(lambda: db.query("select 1"))
         until(lambda: db.stats().waiting == 1)
         db.resize(min_size=1, max_size=2)
         assert waiter.outcome() == [(1,)]

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from poolkit import PoolOverloaded, PoolTimeout, PostgresPool, deadline
+from tests.core.support import Task
 
-from .observing import Background, together, until
+from .observing import together, until
 
 MakePool = Callable[..., PostgresPool]
 
@@ -76,7 +77,7 @@ def test_state_now_is_told(conninfo: str, make_pool: MakePool) -> None:
     with db.connection():
         assert (db.stats().in_use, db.stats().idle) == (1, 1)
         with db.connection():
-            waiter = Background(lambda: db.query("select 1"))
+            waiter = Task(lambda: db.query("select 1"))
             until(lambda: db.stats().waiting == 1)
             assert (db.stats().in_use, db.stats().idle) == (2, 0)
     assert waiter.outcome() == [(1,)]
@@ -122,6 +123,6 @@ def test_use_is_as_long_as_the_block(db: PostgresPool) -> None:
 def test_threads_that_ended_are_still_counted(conninfo: str, make_pool: MakePool) -> None:
     db = make_pool(conninfo, min_size=1, max_size=2, acquire_timeout=30)
     for _ in range(150):
-        assert Background(lambda: db.query("select 1")).outcome() == [(1,)]
+        assert Task(lambda: db.query("select 1")).outcome() == [(1,)]
     assert db.stats().leases == 150
     assert threading.active_count() < 100

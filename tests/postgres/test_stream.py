@@ -13,8 +13,9 @@ import pytest
 from psycopg.rows import dict_row
 
 from poolkit import PostgresPool, deadline
+from tests.core.support import Task
 
-from .observing import Background, Watch, until
+from .observing import Watch, until
 
 MakePool = Callable[..., PostgresPool]
 
@@ -102,7 +103,7 @@ def test_two_streams_may_be_read_in_turn(conninfo: str, make_pool: MakePool) -> 
 def test_may_be_finished_by_another_thread_while_the_first_lives(db: PostgresPool) -> None:
     rows = db.stream("select generate_series(1, 100)", size=10)
     next(rows)
-    assert Background(lambda: len(list(rows))).outcome() == 99
+    assert Task(lambda: len(list(rows))).outcome() == 99
     assert db.stats().in_use == 0
 
 
@@ -137,7 +138,7 @@ def test_one_whose_server_is_lost_after_the_last_row_leaves_no_open_cursor(
 def test_stream_of_an_abandoned_thread_is_reclaimed(conninfo: str, make_pool: MakePool) -> None:
     db = make_pool(conninfo, min_size=1, max_size=1, acquire_timeout=15)
     rows = db.stream("select generate_series(1, 100000)", size=10)
-    assert Background(lambda: next(rows)).outcome() == (1,)
+    assert Task(lambda: next(rows)).outcome() == (1,)
     assert db.query("select 1") == [(1,)]
     with pytest.raises(psycopg.OperationalError):
         list(rows)

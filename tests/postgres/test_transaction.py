@@ -13,8 +13,9 @@ from psycopg import IsolationLevel, sql
 
 from poolkit import ConfigError, PoolTimeout, PostgresPool
 from poolkit.core.events import Failed, Listener, Retried
+from tests.core.support import Task
 
-from .observing import Background, Watch, until
+from .observing import Watch, until
 
 MakePool = type[PostgresPool]
 
@@ -90,7 +91,7 @@ def test_ctrl_c_during_a_statement_stops_it_and_rolls_back(
         until(lambda: watch.running("pg_sleep(31)"))
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    interrupter = Background(interrupt)
+    interrupter = Task(interrupt)
     with pytest.raises(KeyboardInterrupt):
         with db.transaction() as conn:
             conn.execute(rows.write, ["!", 1])
@@ -253,7 +254,7 @@ def quarrel(
 
         db.run(once, isolation=isolation)
 
-    threads = [Background(lambda n=n: work(n)) for n in range(2)]  # type: ignore[misc]
+    threads = [Task(work, n) for n in range(2)]
     for thread in threads:
         assert thread.outcome() is None
     return attempts
