@@ -8,11 +8,6 @@ password is tried once and a server that is down is knocked at once.
 psycopg_pool keeps what is idle, and decides what is opened, too old or too many. What is in constant use stays
 here between two leases (``_hot``, the last used first), for a second at most: it costs a fraction of a way
 through psycopg_pool's queue and back.
-
-psycopg_pool takes a connection back in several steps, and one that was closed is missing in it for good if the
-thread is interrupted between them. So callers only lay down what it is to have back (``_leaving``), which is a single
-step, and the housekeeper, which nobody interrupts, brings it there. What never came that far is collected: its
-finalizer tells (``_missed``), unless psycopg_pool has let go of it.
 """
 
 from __future__ import annotations
@@ -41,12 +36,10 @@ from ..core.stats import Tally
 from .cleaning import clean
 from .config import PostgresConfig
 from .connection import PooledConnection
+from .driver_pool import DriverPool
 from .failures import classify
 
 logger = logging.getLogger("poolkit.postgres")
-
-# What it warns of reaches callers as errors; a program without logging needs no lines of it on stderr.
-logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
 FRESH = 1.0
 """Seconds since its last use within which a connection is lent unchecked."""
@@ -93,19 +86,16 @@ class Generation:
         self._first = threading.Lock()
         self._proven = False
         self._suspect_since = 0.0
-        self._astray_since = 0.0
         self._hot: deque[PooledConnection] = deque()
         self._hot_since = 0.0
-        self._in_queue = 0
-        self._leaving: deque[PooledConnection] = deque()
-        # Filled by finalizers:
-        self._missed: deque[PooledConnection] = deque()
         self._lock = threading.RLock()  # a collection in here may come back
         # Guarded by _lock:
+        self._in_queue = 0
+        self._astray_since = 0.0
         self._alive = 0
         # Also for a forked child, which must not touch these sockets:
         self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
-        self._pool: psycopg_pool.ConnectionPool[PooledConnection] = psycopg_pool.ConnectionPool(
+        self._pool = DriverPool(
             make_conninfo("", **config.address.parameters),
             # psycopg_pool only calls connect() of it, with the arguments below.
             connection_class=cast("Any", self),
@@ -131,11 +121,12 @@ class Generation:
 
     def close(self, timeout: float = 0.0) -> None:
         """Close what is idle, let go of who waits, and close what is lent when it comes back."""
+        self._pool.ending = True
         self._hot_since = inf
         self._cool_down()
         # psycopg_pool gives that long to each of its threads, one after the other: workers and scheduler.
         self._pool.close(timeout / (self._pool.num_workers + 1))
-        self._bring_back()
+        self._pool.bring_back()
 
     def take(self, deadline: Deadline, patience: float) -> PooledConnection:
         """Return a live connection; see :class:`poolkit.core.lending.Store`."""
@@ -156,7 +147,7 @@ class Generation:
         elif conn.taken_at < self._hot_since:
             conn.last_used = monotonic()
             conn.rest()
-            self._give_back(conn)
+            self._pool.give_back(conn)
         else:
             conn.last_used = monotonic()
             self._hot.append(conn)
@@ -167,7 +158,7 @@ class Generation:
     def discard(self, conn: PooledConnection) -> None:
         """Close a connection that nobody must use again; psycopg_pool opens another one."""
         conn.retire()
-        self._give_back(conn)
+        self._pool.give_back(conn)
 
     def sweep(self, *, ask: bool = False) -> None:
         """Look at each idle connection once; replace what is dead or too old.
@@ -179,7 +170,7 @@ class Generation:
             self._replace_missed()
         self._hot_since = monotonic()
         self._cool_down()
-        self._bring_back()
+        self._pool.bring_back()
         stats = self._pool.get_stats()
         for _ in range(stats.get("pool_available", 0)):
             try:
@@ -224,8 +215,7 @@ class Generation:
 
     def abandon(self) -> None:
         """In a forked child: never touch the parent's sockets."""
-        # Else its finalizer would stop threads that don't exist here, with locks they may have held.
-        self._pool._closed = True
+        self._pool.abandon()
         for conn in list(self._connections):
             conn.disown()
 
@@ -253,14 +243,8 @@ class Generation:
         self._book.forgotten.append((lease, conn))
 
     def misses(self, conn: PooledConnection) -> bool:
-        """Whether *conn*, which was collected, is missing in psycopg_pool. Called by a finalizer: no locks.
-
-        That happens when Ctrl-C comes while it is on its way to the thread that asked for it, or back.
-        """
-        if self._pool.closed:
-            return False
-        self._missed.append(conn)
-        return True
+        """Whether *conn*, which was collected, is missing in psycopg_pool. Called by a finalizer: no locks."""
+        return self._pool.misses(conn)
 
     # -- private -----------------------------------------------------------------------------------
 
@@ -290,17 +274,17 @@ class Generation:
 
     def _take_from_driver(self, until: Deadline, deadline: Deadline) -> PooledConnection:
         """Take a connection from psycopg_pool, or wait there until one is open."""
-        if self._missed:
+        if self._pool.missed:
             housekeeper().soon(self._replace_missed)
-        if self._leaving:  # who laid it down may have been interrupted before he told
-            housekeeper().soon(self._bring_back)
+        if self._pool.left:  # who laid it down may have been interrupted before he told
+            housekeeper().soon(self._pool.bring_back)
         queued = False
         try:
             with self._lock:
                 self._in_queue += 1
                 queued = True
             self._cool_down()
-            conn = self._wait_in_driver(until)
+            conn = self._pool.take(until)
         except psycopg_pool.PoolClosed:
             raise Unreachable from self.failure
         except psycopg_pool.PoolTimeout:
@@ -316,21 +300,6 @@ class Generation:
         conn.taken_at = monotonic()
         return conn
 
-    def _wait_in_driver(self, until: Deadline) -> PooledConnection:
-        while True:
-            try:
-                return self._pool.getconn(timeout=max(until.stretch(), 0.000_001))
-            except psycopg_pool.PoolTimeout:
-                if until.expired:
-                    raise
-            except BaseException as error:
-                if not isinstance(error, Exception):
-                    # Ctrl-C. psycopg_pool still has us in its queue, and would hand a connection to nobody.
-                    # Who else is in it just queues up again.
-                    for waiter in list(self._pool._waiting):
-                        waiter.fail(psycopg_pool.PoolTimeout())
-                raise
-
     def _cool_down(self) -> None:
         """Give psycopg_pool back what is between two leases."""
         while self._hot:
@@ -339,32 +308,12 @@ class Generation:
             except IndexError:
                 return
             conn.rest()
-            self._give_back(conn)
-
-    def _give_back(self, conn: PooledConnection) -> None:
-        """Have psycopg_pool get *conn* back; it opens another one in place of one that is closed."""
-        self._leaving.append(conn)
-        if self._pool.closed or self._hot_since == inf:  # then it only closes what comes back
-            self._bring_back()
-        else:
-            housekeeper().soon(self._bring_back)
-
-    def _bring_back(self) -> None:
-        """Bring psycopg_pool what it is to have back."""
-        while self._leaving:
-            try:
-                conn = self._leaving.popleft()
-            except IndexError:
-                return  # another thread does the same
-            self._pool.putconn(conn)
-            conn.let_go = conn.closed
+            self._pool.give_back(conn)
 
     def _replace_missed(self) -> None:
-        """Bring psycopg_pool what was collected on its way. A finalizer runs only once: nobody may drop it again."""
-        while self._missed:
-            conn = self._missed.popleft()
-            conn._pool = self._pool  # as if it had been lent
-            self._replace(conn, "lost by a thread that was interrupted")
+        """Have psycopg_pool replace what was collected on its way."""
+        while self._pool.missed:
+            self._replace(self._pool.recover(), "lost by a thread that was interrupted")
 
     def _connect(self, conninfo: str, options: dict[str, Any]) -> tuple[PooledConnection, float]:
         if self.failure is not None:
@@ -410,7 +359,7 @@ class Generation:
         logger.info("pool %r: a connection was %s and is replaced", self.name, reason)
         self.suspect()
         conn.retire()
-        self._give_back(conn)
+        self._pool.give_back(conn)
 
 
 def _connect_options(config: PostgresConfig, connect_timeout: int | None) -> dict[str, Any]:
