@@ -25,8 +25,8 @@ from ..core.retry import Phase
 from ..core.sockets import hung_up
 from .cancelling import cancel, cancel_in_background
 from .cursors import PooledCursor, PooledServerCursor
+from .effects import changes_session, takes_effect_in_parts
 from .replication import heed
-from .statements import changes_session, takes_effect_in_parts
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen

@@ -19,8 +19,7 @@ from ..core.retry import Try
 from .blocks import Borrowed, InTransaction
 from .config import PostgresConfig, check_sizes
 from .running import Running
-from .statement import COUNT, FIRST_ROW, ROWS, Statement, Wanted
-from .statements import shorten
+from .statement import COUNT, FIRST_ROW, ROWS, Statement, Wanted, shorten
 
 if TYPE_CHECKING:
     from psycopg import sql

@@ -15,10 +15,10 @@ from ..core.retry import Phase, Retrier, RetryBudget, Try
 from ..core.stats import PoolStats, Tally
 from .config import PostgresConfig
 from .connection import PooledConnection
+from .effects import combines, takes_effect_in_parts
 from .failures import classify
 from .lanes import PostgresFlight
 from .statement import Answer, Statement
-from .statements import combines, takes_effect_in_parts
 from .supply import Supply
 
 SWEEP = 1.0

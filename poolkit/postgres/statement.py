@@ -1,4 +1,4 @@
-"""One statement: what is asked, and what is made of the answer, whichever way it went."""
+"""One statement: what is asked, how it is run alone, and what is made of the answer, whichever way it went."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 from psycopg.rows import RowFactory
@@ -178,3 +178,19 @@ class Statement:
         if conn.unreplicated:
             raise not_replicated(conn, ambient())
         return cursor
+
+
+def shorten(query: object, length: int = 100) -> str:
+    """Return the text of *query* on one line, cut at *length* characters, for a log. No values in it."""
+    if isinstance(query, bytes):
+        query = query.decode("utf-8", "replace")
+    elif isinstance(query, sql.Composable):
+        query = _without_values(query)
+    line = " ".join(str(query).split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _without_values(query: sql.Composable) -> str:
+    if isinstance(query, sql.Composed):
+        return "".join(_without_values(part) for part in query)
+    return "…" if isinstance(query, sql.Literal) else query.as_string(None)

@@ -10,8 +10,9 @@ from psycopg import sql
 
 from poolkit import DeadlineOutcomeUnknown, OutcomeUnknown, PostgresPool, deadline
 from poolkit.core.retry import Again, Phase
+from poolkit.postgres.effects import changes_session, takes_effect_in_parts
 from poolkit.postgres.failures import classify
-from poolkit.postgres.statements import changes_session, shorten, takes_effect_in_parts
+from poolkit.postgres.statement import shorten
 
 
 def test_transaction_whose_error_was_caught_does_not_pass_for_committed(

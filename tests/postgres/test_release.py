@@ -14,7 +14,7 @@ from psycopg.rows import dict_row, tuple_row
 from psycopg.types.string import StrDumper
 
 from poolkit import PostgresPool
-from poolkit.postgres.statements import changes_session
+from poolkit.postgres.effects import changes_session
 from tests.core.support import Task
 
 from .observing import Watch, unique, until

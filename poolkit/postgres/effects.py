@@ -1,8 +1,9 @@
-"""Which statements change the session they run in, told from their text.
+"""What statements leave behind, told from their text: a changed session, or a part of what they were to do.
 
 Asking the server after each use would cost a round trip. The text tells it for free, with one blind spot:
 a function of the database that changes the session from inside (SET or advisory locks in its body) is not
-seen. Doubt counts as a change: it costs one reset, not a wrong answer.
+seen. Doubt counts as a change: it costs one reset, not a wrong answer. What leaves nothing behind may be sent with
+others' statements.
 """
 
 from __future__ import annotations
@@ -72,19 +73,3 @@ def _text_changes_session(text: str) -> bool:
 @lru_cache(maxsize=2048)
 def _text_takes_effect_in_parts(text: str) -> bool:
     return _IN_PARTS.search(text[_COMMENTS.match(text).end() :]) is not None  # type: ignore[union-attr]
-
-
-def shorten(query: object, length: int = 100) -> str:
-    """Return the text of *query* on one line, cut at *length* characters, for a log. No values in it."""
-    if isinstance(query, bytes):
-        query = query.decode("utf-8", "replace")
-    elif isinstance(query, sql.Composable):
-        query = _without_values(query)
-    line = " ".join(str(query).split())
-    return line if len(line) <= length else line[: length - 1] + "…"
-
-
-def _without_values(query: sql.Composable) -> str:
-    if isinstance(query, sql.Composed):
-        return "".join(_without_values(part) for part in query)
-    return "…" if isinstance(query, sql.Literal) else query.as_string(None)
