@@ -15,6 +15,7 @@ from poolkit import embedded
 from poolkit.embedded import (
     EmbeddedError,
     FirestoreServer,
+    HttpServer,
     PostgresServer,
     PostgresStandby,
     RedisCluster,
@@ -162,6 +163,19 @@ def redis_sentinel(_redis_sentinel: RedisSentinel) -> RedisSentinel:
     _redis_sentinel.wait_ok()
     _empty(_redis_sentinel.servers)
     return _redis_sentinel
+
+
+@pytest.fixture
+def own_http() -> Iterator[Callable[..., HttpServer]]:
+    """Give a maker of started HTTP servers: for tests that kill or freeze theirs, or count."""
+    with ExitStack() as servers:
+
+        def start(**options: Any) -> HttpServer:
+            server = HttpServer(**options)
+            servers.enter_context(server)
+            return server
+
+        yield start
 
 
 @pytest.fixture(scope="session")

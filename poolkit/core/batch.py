@@ -1,4 +1,4 @@
-"""Requests that go together, and the right to send them; see combining.py."""
+"""Requests that go together, and the right to send them; see combining.py and reading.py."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class PoolConfig:
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigError(f"retry must be a RetryPolicy, not {checks.kind(self.retry)}")
         try:
-            object.__setattr__(self, "listeners", tuple(self.listeners))
+            self._set(listeners=tuple(self.listeners))
         except TypeError:
             raise ConfigError(
                 f"listeners must be a list of poolkit.Listener objects, not {checks.kind(self.listeners)}"
@@ -69,6 +69,11 @@ class PoolConfig:
                 raise ConfigError(
                     f"listeners must be poolkit.Listener objects, not {checks.kind(listener)}"
                 )
+
+    def _set(self, **values: object) -> None:
+        """Set fields, while it is built."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def _describe(self, *first: str) -> str:
         """Return the repr: *first*, then the fields that differ from their defaults, but no secrets."""

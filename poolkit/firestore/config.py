@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from google.auth.credentials import Credentials
 
@@ -100,10 +99,6 @@ class FirestoreConfig(PoolConfig):
     def calls(self) -> int:
         """How many calls may be under way at a time: ``max_size``, but never more than 100 a channel."""
         return min(self.max_size, STREAMS * self.channels)
-
-    def _set(self, **values: Any) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
 
     def _identity(self) -> Identity | None:
         if self.credentials_file and self.credentials is not None:

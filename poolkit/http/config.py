@@ -104,10 +104,10 @@ class HttpConfig(PoolConfig):
             raise ConfigError(
                 "base_url can't have a query or a fragment; give params with requests"
             )
-        object.__setattr__(self, "base", base)
+        self._set(base=base)
         super().__post_init__()
         if not self.name:
-            object.__setattr__(self, "name", base.origin.host if base is not None else "http")
+            self._set(name=base.origin.host if base is not None else "http")
         checks.count("max_idle", self.max_idle)
         checks.seconds("request_timeout", self.request_timeout, zero=False, forever=True)
         checks.seconds("connect_timeout", self.connect_timeout, zero=False)
@@ -116,8 +116,7 @@ class HttpConfig(PoolConfig):
         checks.seconds("max_retry_after", self.max_retry_after)
         fields = fields_of(self.headers)
         check_fields(fields)
-        object.__setattr__(self, "headers", fields)
-        object.__setattr__(self, "auth", check_auth(self.auth))
+        self._set(headers=fields, auth=check_auth(self.auth))
         self._check_tls()
         checks.flag("allow_private", self.allow_private)
         self._check_proxy()
@@ -196,7 +195,7 @@ class HttpConfig(PoolConfig):
                     f"allowed_hosts: {name!r} is no host; give names, addresses, or *.example.com, "
                     "without a port or brackets"
                 )
-        object.__setattr__(self, "allowed_hosts", hosts)
+        self._set(allowed_hosts=hosts)
 
     def _check_hooks(self, name: str) -> None:
         given: Any = getattr(self, name)
@@ -211,4 +210,4 @@ class HttpConfig(PoolConfig):
         for hook in hooks:
             if not callable(hook):
                 raise ConfigError(f"{name} must be a list of functions, not of {checks.kind(hook)}")
-        object.__setattr__(self, name, hooks)
+        self._set(**{name: hooks})

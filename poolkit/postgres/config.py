@@ -61,10 +61,10 @@ class PostgresConfig(PoolConfig):
     """Where ``conninfo`` leads, parsed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "address", parse(self.conninfo))
+        self._set(address=parse(self.conninfo))
         super().__post_init__()
         if not self.name:
-            object.__setattr__(self, "name", self.address.name)
+            self._set(name=self.address.name)
         check_sizes(self.min_size, self.max_size)
         checks.seconds("statement_timeout", self.statement_timeout)
         checks.seconds("slow_query", self.slow_query, forever=True)

@@ -141,10 +141,6 @@ class RedisConfig(PoolConfig):
             return self.retry
         return dataclasses.replace(self.retry, attempts=self.max_retries + 1)
 
-    def _set(self, **values: object) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
     def _parse(self) -> Address:
         given = [name for name in ("url", "nodes", "sentinels") if getattr(self, name)]
         if len(given) != 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from time import monotonic
 
 import pytest
@@ -12,15 +10,6 @@ from poolkit.core import kernel_time
 from poolkit.core.kernel_time import SLACK, KernelTime
 
 LATE = 0.2  # seconds that a busy machine may add
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
-    with near, far:
-        yield near, far
 
 
 def test_a_read_ends_in_its_time_and_a_later_one_in_its_own(ends):

@@ -5,20 +5,10 @@ from __future__ import annotations
 import select
 import socket
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from poolkit.core.sockets import hung_up, is_silent
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
-    with near, far:
-        yield near, far
 
 
 def wait_for_something(sock: socket.socket) -> None:

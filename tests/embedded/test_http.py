@@ -12,7 +12,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,6 @@ def shared() -> Iterator[HttpServer]:
     server = HttpServer()
     with server:
         yield server
-
-
-@pytest.fixture
-def own() -> Iterator[Maker]:
-    with ExitStack() as servers:
-
-        def start(**options: Any) -> HttpServer:
-            server = HttpServer(**options)
-            servers.enter_context(server)
-            return server
-
-        yield start
 
 
 @contextlib.contextmanager
@@ -99,8 +86,8 @@ class TestBytes:
         assert response.getheader("Content-Length") == str(length)
         assert body == (bytes(range(251)) * (length // 251 + 1))[:length]
 
-    def test_a_gigabyte_is_streamed_in_little_memory(self, own: Maker) -> None:
-        server = own()
+    def test_a_gigabyte_is_streamed_in_little_memory(self, own_http: Maker) -> None:
+        server = own_http()
         get(server, "/bytes/10000000")
         before = _resident(server.pid)
         left = 1 << 30
@@ -263,8 +250,8 @@ class TestDelay:
 
 
 class TestConnections:
-    def test_are_kept_and_counted(self, own: Maker) -> None:
-        server = own()
+    def test_are_kept_and_counted(self, own_http: Maker) -> None:
+        server = own_http()
         with connected(server) as first, connected(server) as second:
             for _ in range(10):
                 ask(first, "/json")
@@ -274,16 +261,16 @@ class TestConnections:
         assert (counts.connections, counts.requests, counts.open) == (2, 11, 2)
         assert guardian.wait_for(lambda: server.counts().open == 0, SOON)
 
-    def test_that_do_nothing_are_closed_if_told_to(self, own: Maker) -> None:
-        server = own(keep_alive=0.05)
+    def test_that_do_nothing_are_closed_if_told_to(self, own_http: Maker) -> None:
+        server = own_http(keep_alive=0.05)
         with connected(server) as connection:
             assert ask(connection, "/json")[0].getheader("Keep-Alive") == "timeout=0.05"
             assert connection.sock.recv(1) == b""
         with socket.create_connection(("127.0.0.1", server.port), timeout=SOON) as silent:
             assert silent.recv(1) == b""
 
-    def test_with_a_request_under_way_are_not_idle(self, own: Maker) -> None:
-        server = own(keep_alive=0.05)
+    def test_with_a_request_under_way_are_not_idle(self, own_http: Maker) -> None:
+        server = own_http(keep_alive=0.05)
         assert get(server, "/delay/0.3")[1] == b"after 0.3 s\n"
 
     @pytest.mark.parametrize(
@@ -340,15 +327,15 @@ class TestConnections:
 
 
 class TestTls:
-    def test_is_good_for_who_trusts_its_authority(self, own: Maker) -> None:
-        server = own(tls=True)
+    def test_is_good_for_who_trusts_its_authority(self, own_http: Maker) -> None:
+        server = own_http(tls=True)
         assert server.url == f"https://localhost:{server.port}"
         assert get(server, "/bytes/3")[1] == b"\0\1\2"
         assert len(get(server, "/bytes/5000000")[1]) == 5_000_000
         assert server.counts().connections == 2
 
-    def test_is_refused_by_who_does_not(self, own: Maker) -> None:
-        server = own(tls=True)
+    def test_is_refused_by_who_does_not(self, own_http: Maker) -> None:
+        server = own_http(tls=True)
         connection = http.client.HTTPSConnection("localhost", server.port, timeout=SOON)
         with contextlib.closing(connection), pytest.raises(ssl.SSLCertVerificationError):
             connection.request("GET", "/")
@@ -361,8 +348,8 @@ class TestTls:
 class TestStoppingAndStarting:
     @pytest.mark.parametrize("tls", [False, True])
     @pytest.mark.parametrize("end", ["stop", "kill"])
-    def test_the_address_outlives_it(self, own: Maker, tls: bool, end: str) -> None:
-        server = own(tls=tls)
+    def test_the_address_outlives_it(self, own_http: Maker, tls: bool, end: str) -> None:
+        server = own_http(tls=tls)
         before = server.url, server.pid
         get(server, "/json")
         getattr(server, end)()
@@ -378,8 +365,8 @@ class TestStoppingAndStarting:
         assert get(server, "/json")[0].status == 200
         assert server.counts().connections == 1
 
-    def test_a_stop_lets_answers_under_way_be_given(self, own: Maker) -> None:
-        server = own()
+    def test_a_stop_lets_answers_under_way_be_given(self, own_http: Maker) -> None:
+        server = own_http()
         with connected(server) as busy, connected(server) as idle:
             ask(idle, "/json")
             busy.request("GET", "/delay/0.5")
@@ -390,8 +377,8 @@ class TestStoppingAndStarting:
             assert response.getheader("Connection") == "close"
             assert response.read() == b"after 0.5 s\n"
 
-    def test_a_pause_lets_nothing_through_until_it_ends(self, own: Maker) -> None:
-        server = own()
+    def test_a_pause_lets_nothing_through_until_it_ends(self, own_http: Maker) -> None:
+        server = own_http()
         server.pause()
         assert not server.runs
         with connected(server) as connection:
@@ -403,8 +390,8 @@ class TestStoppingAndStarting:
             connection.sock.settimeout(SOON)
             assert connection.sock.recv(8) == b"HTTP/1.1"
 
-    def test_its_log_tells_that_it_listens(self, own: Maker) -> None:
-        server = own()
+    def test_its_log_tells_that_it_listens(self, own_http: Maker) -> None:
+        server = own_http()
         get(server, "/json")
         assert server.log() == listening(server.pid)
 

@@ -33,19 +33,6 @@ def https_server() -> Iterator[HttpServer]:
 
 
 @pytest.fixture
-def own_http() -> Iterator[Callable[..., HttpServer]]:
-    """Give a maker of started HTTP servers: for tests that kill or freeze theirs, or count."""
-    with ExitStack() as servers:
-
-        def start(**options: Any) -> HttpServer:
-            server = HttpServer(**options)
-            servers.enter_context(server)
-            return server
-
-        yield start
-
-
-@pytest.fixture
 def scripted() -> Iterator[Callable[..., ScriptedServer]]:
     """Give a maker of servers that do as scripted; what a script raises fails the test."""
     with ExitStack() as servers:

@@ -1,10 +1,22 @@
-"""What the tests of RedisPool over several servers share."""
+"""What the tests of RedisPool share: a way in between, and keys for each master."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
 from poolkit.embedded import RedisCluster, RedisServer
+from tests.faults.proxy import FaultProxy
+
+from .support import through
+
+
+@pytest.fixture
+def proxied(redis_server: RedisServer, redis_url: str) -> Iterator[tuple[FaultProxy, str]]:
+    """Give a proxy before the shared server, and the address through it."""
+    with FaultProxy("127.0.0.1", redis_server.port) as proxy:
+        yield proxy, through(proxy, redis_server)
 
 
 @pytest.fixture

@@ -29,18 +29,10 @@ from poolkit.redis import node as node_module
 from poolkit.redis.connection import PooledConnection
 from poolkit.redis.wire import PlainWire
 from tests.core.support import LONG, Stopwatch, Task, eventually
-from tests.faults.proxy import FaultProxy
 from tests.recorder import Recorder
 
 from .scripted import ScriptedRedis, Torn
-from .support import SCHEDULING, node_of, through
-
-
-@pytest.fixture
-def proxied(redis_server, redis_url):
-    """Give a proxy before the shared server, and the address through it."""
-    with FaultProxy("127.0.0.1", redis_server.port) as proxy:
-        yield proxy, through(proxy, redis_server)
+from .support import SCHEDULING, node_of
 
 
 @pytest.fixture

@@ -14,10 +14,9 @@ import redis
 
 from poolkit import RedisPool, RetryPolicy
 from tests.core.support import Task, eventually
-from tests.faults.proxy import FaultProxy
 from tests.interruptions import Interruption, Struck, ctrl_c_when
 
-from .support import node_of, through, turns_left
+from .support import node_of, turns_left
 
 
 def _held(cache, tag):
@@ -32,13 +31,6 @@ WAYS: dict[str, Callable[[RedisPool, str], object]] = {
     "client pipeline": lambda cache, tag: cache.client.pipeline().echo(tag).execute()[0],
     "connection": _held,
 }
-
-
-@pytest.fixture
-def proxied(redis_server, redis_url):
-    """Give a proxy before the shared server, and the address through it."""
-    with FaultProxy("127.0.0.1", redis_server.port) as proxy:
-        yield proxy, through(proxy, redis_server)
 
 
 def interrupted(call: Callable[[], object], at: int) -> str | None:
