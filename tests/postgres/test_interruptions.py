@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -14,6 +15,7 @@ import pytest
 
 from poolkit import OutcomeUnknown, PoolKitError, PostgresPool, RetryPolicy, deadline
 from poolkit.core.housekeeper import Housekeeper
+from poolkit.postgres.driver_pool import DriverPool
 from poolkit.postgres.generation import Generation
 from poolkit.postgres.lanes import PostgresFlight
 from tests.interruptions import Interruption, Struck
@@ -90,6 +92,32 @@ def test_an_interruption_at_any_point_of_giving_one_up_has_it_replaced(
 
     assert lost == []
     assert point > 10
+
+
+@pytest.mark.parametrize("scene", [end_lost, end_closed, find_dead])
+def test_only_a_thread_that_nobody_interrupts_has_the_driver_replace_a_connection(
+    scene: Callable[[PostgresPool, Watch], Callable[[], object]],
+    conninfo: str,
+    make_pool: MakePool,
+    watch: Watch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The driver takes it back in several steps: who is interrupted between them leaves it one short for good."""
+    threads = set()
+    putconn = DriverPool.putconn
+
+    def noted(pool: DriverPool, conn: Any) -> None:
+        threads.add(threading.current_thread().name)
+        putconn(pool, conn)
+
+    pool = make_pool(conninfo, min_size=1, max_size=1, acquire_timeout=10)
+    give_up = scene(pool, watch)
+    monkeypatch.setattr(DriverPool, "putconn", noted)
+    with suppress(psycopg.Error):
+        give_up()
+    assert_whole(pool, 1)
+
+    assert threads == {"poolkit-housekeeper"}
 
 
 def test_who_misses_a_connection_has_it_brought_back_if_an_interrupted_thread_did_not_say_so(

@@ -176,6 +176,7 @@ def test_timeout_blames_who_died_holding_too_and_reclaims(
             assert its.call_site != mine.call_site
             assert "it has ended" in str(told)
         assert db.stats().leaked == 1
+    until(lambda: db.stats().size == 2)  # the other one, too
     assert_whole(db, 2)
 
 
