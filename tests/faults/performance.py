@@ -109,10 +109,11 @@ class Performance:
             finally:
                 crew.stop()
                 subject.pool.close()
+            effects = self._effects()  # before what follows: to ask for them takes connections, too
             until(lambda: not subject.connections(), SETTLE)
             until(lambda: not _new_threads(threads), SETTLE)
             evidence = Evidence(
-                effects=self._effects(),
+                effects=effects,
                 forgot=stage.forgot if subject.forgets else -math.inf,
                 recovered=recovered - control.lost(back, back + recovered),
                 afterwards=subject.connections(),
