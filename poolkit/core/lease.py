@@ -91,6 +91,15 @@ class Lease(Generic[ResourceT]):
         if thread is not self.thread:
             self.user = thread
 
+    @property
+    def is_orphan(self) -> bool:
+        """Whether all threads that had it have ended, and none is about to have it."""
+        thread = self.thread
+        if thread.is_alive() or self.user.is_alive() or self.passing:
+            return False
+        # In this order: one that has ended had passed it on before, and who has it then says so last.
+        return self.thread is thread
+
     def pass_to(self, thread: threading.Thread, caller: FrameType) -> None:
         """Have *thread* hold it from now on, for what *caller* asked."""
         self.thread = self.user = thread
@@ -153,11 +162,7 @@ class LeaseBook(Generic[ResourceT]):
 
     def orphans(self) -> list[Lease[ResourceT]]:
         """Return the leases whose threads have ended."""
-        return [
-            lease
-            for lease in self.open.copy()
-            if not (lease.passing or lease.thread.is_alive() or lease.user.is_alive())
-        ]
+        return [lease for lease in self.open.copy() if lease.is_orphan]
 
 
 def caller() -> FrameType:

@@ -236,3 +236,35 @@ def test_a_lease_on_its_way_to_another_thread_is_no_orphan_though_the_first_one_
     assert not lease.passing
     assert lease.holder().thread is threading.current_thread()
     assert f"in {sys._getframe().f_code.co_name}" in lease.holder().call_site
+
+
+class Passer(threading.Thread):
+    """A thread that passes its lease on and ends at the very moment at which somebody looks whether it has ended."""
+
+    def __init__(self, looks, step):
+        super().__init__()
+        self._looks = looks
+        self._step = step
+
+    def is_alive(self):
+        self._looks -= 1
+        if self._looks == 0:
+            self._step()
+        return False
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+@pytest.mark.parametrize("arrives", [False, True], ids=["on its way", "arrived"])
+def test_a_lease_that_is_passed_on_while_one_looks_is_no_orphan(looks, arrives):
+    book: LeaseBook[Connection] = LeaseBook()
+    connection = Connection()
+    lease = lease_here(connection, book)
+
+    def pass_on():
+        lease.passing = True
+        if arrives:
+            lease.pass_to(threading.current_thread(), sys._getframe())
+
+    lease.thread = lease.user = Passer(looks, pass_on)
+
+    assert book.orphans() == []
