@@ -246,9 +246,9 @@ class PostgresFlight:
         known = self._conn._prepared
         result = results[0] if results else None
         there = prepare is Prepare.YES  # on the server, by that name
-        if prepare is Prepare.SHOULD and len(results) == 2 and result.status == COMMAND_OK:  # type: ignore[union-attr]
-            result = results[1]
-            there = True
+        if len(results) > 1:
+            there = there or (prepare is Prepare.SHOULD and results[0].status == COMMAND_OK)
+            result = _decisive(results)
         if key is not None and result is not None and key not in known._names:
             # Not if one behind it has prepared it meanwhile: that would be forgotten, but stay on the server.
             known.validate(key, prepare, name, [result])
@@ -282,6 +282,17 @@ class PostgresFlight:
             return error
         strayed.__cause__ = error
         return strayed
+
+
+def _decisive(results: Sequence[pq.abc.PGresult]) -> pq.abc.PGresult:
+    """Return the one that says what became of a statement: the first error, else the last one.
+
+    One that has run may still fail when it is committed, at its Sync, or lose the connection before that.
+    """
+    for result in results:
+        if result.status == FATAL_ERROR:
+            return result
+    return results[-1]
 
 
 _ENDS = (b"FATAL", b"PANIC", None)

@@ -1,0 +1,136 @@
+"""What is sent together is committed after its result has come: until then nobody is told that it was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from poolkit import OutcomeUnknown, PostgresPool, RetryPolicy
+from poolkit.embedded import PostgresServer
+from tests.faults.proxy import FaultProxy, Way
+
+from .gathering import asking, begin, combined, ready
+from .observing import Watch, assert_whole, at, unique
+
+MakePool = Callable[..., PostgresPool]
+
+SLOW = "select pg_sleep(0.2)"
+"""Answered when what was asked before it has come apart."""
+
+PATIENT = RetryPolicy(attempts=50, base=0.05, cap=0.1)
+
+USES = [0, 5, 6]
+"""How often a statement was run before: it is not prepared, prepared with its next use, or was."""
+
+
+@pytest.fixture
+def deferred(watch: Watch) -> Iterator[sql.Identifier]:
+    """Give the name of a table, ``(i int)``, whose numbers are compared when a transaction ends; it has a 0."""
+    name = sql.Identifier(unique("t"))
+    watch.ask(sql.SQL("create table {} (i int unique deferrable initially deferred)").format(name))
+    watch.ask(sql.SQL("insert into {} values (0)").format(name))
+    yield name
+    watch.ask(sql.SQL("drop table {}").format(name))
+
+
+def writer(pool: PostgresPool, table: sql.Identifier) -> Callable[[int], int]:
+    text = sql.SQL("insert into {} values (%s)").format(table).as_string(None)
+    return lambda number: pool.execute(text, [number])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("uses", USES)
+@pytest.mark.parametrize("alone", [False, True], ids=["with others", "in a batch of one"])
+def test_a_write_that_fails_when_it_is_committed_has_failed(
+    conninfo: str,
+    make_pool: MakePool,
+    watch: Watch,
+    deferred: sql.Identifier,
+    uses: int,
+    alone: bool,
+) -> None:
+    pool = make_pool(conninfo, min_size=1, max_size=1)
+    put = writer(pool, deferred)
+    for number in range(100, 100 + uses):
+        put(number)
+    if alone:
+        outcomes: list[Any] = [thread.outcome() for thread in begin(pool, partial(put, 0))]
+    else:
+        outcomes = combined(pool, partial(put, 0), partial(put, 1), partial(put, 0))
+
+    refused = psycopg.errors.UniqueViolation
+    assert [type(each) for each in outcomes] == ([refused] if alone else [refused, int, refused])
+    count = sql.SQL("select count(*) from {}").format(deferred)
+    assert watch.ask(count) == [(1 + uses + (not alone),)]
+    assert_whole(pool, 1)
+
+
+def lost_behind(tag: bytes) -> Callable[[Way, bytes], bytes]:
+    """Return what forwards the first answer that completes a command of that *tag* so far, and then garbage."""
+    ended: list[bool] = []
+
+    def tamper(way: Way, data: bytes) -> bytes:
+        if way == "request":
+            return data
+        if ended:
+            return b"\xff" * 50
+        at = data.find(b"C" + (len(tag) + 5).to_bytes(4, "big") + tag + b"\0")
+        if at < 0:
+            return data
+        ended.append(True)
+        return data[: at + len(tag) + 6]
+
+    return tamper
+
+
+@pytest.fixture
+def proxy(
+    postgres_server: PostgresServer, make_proxy: Callable[[PostgresServer], FaultProxy]
+) -> FaultProxy:
+    return make_proxy(postgres_server)
+
+
+@pytest.mark.parametrize("uses", USES)
+def test_a_write_whose_connection_is_lost_before_its_commit_is_confirmed_has_no_known_outcome(
+    conninfo: str, make_pool: MakePool, proxy: FaultProxy, deferred: sql.Identifier, uses: int
+) -> None:
+    pool = make_pool(at(conninfo, port=proxy.port), min_size=1, max_size=1)
+    put = writer(pool, deferred)
+    for number in range(100, 100 + uses):
+        put(number)
+    ready(pool)
+    proxy.tamper(lost_behind(b"INSERT 0 1"))
+
+    first, slow = begin(pool, partial(put, 1), asking(pool, SLOW))
+
+    assert isinstance(first.outcome(), OutcomeUnknown)
+    proxy.pass_through()
+    assert isinstance(slow.outcome(), OutcomeUnknown)
+    assert_whole(pool, 1)
+
+
+@pytest.mark.parametrize("uses", USES)
+def test_a_read_that_may_be_repeated_is_answered_though_the_connection_is_lost_behind_its_rows(
+    conninfo: str, make_pool: MakePool, proxy: FaultProxy, uses: int
+) -> None:
+    pool = make_pool(at(conninfo, port=proxy.port), min_size=1, max_size=1, retry=PATIENT)
+
+    def ask(number: int) -> Any:
+        return pool.query_one("select %s::int", [number], idempotent=True)
+
+    for number in range(uses):
+        ask(number)
+    ready(pool)
+    proxy.tamper(lost_behind(b"SELECT 1"))
+
+    read, slow = begin(pool, partial(ask, 7), asking(pool, SLOW))
+    assert isinstance(slow.outcome(), OutcomeUnknown)
+    proxy.pass_through()
+
+    assert read.outcome() == (7,)
+    assert pool.stats().retries >= 1
+    assert_whole(pool, 1)
