@@ -6,6 +6,7 @@ import itertools
 import random
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -129,7 +130,8 @@ class Caller:
     def _failed(self, place: Place, kind: str, error: Exception) -> None:
         self.errors[f"{place.name} {type(error).__name__}"] += 1
         if not isinstance(error, (*place.subject.errors, *UNKNOWN)):
-            self._findings.add("no errors but those known", f"{kind} of {place.name}: {error!r}")
+            told = "".join(traceback.format_exception(error))
+            self._findings.add("no errors but those known", f"{kind} of {place.name}: {told}")
 
 
 def _nothing() -> None:
