@@ -32,14 +32,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _what_others_made() -> None:
+def _what_others_made() -> Iterator[None]:
     """Have the collector look at what the tests of a file make, and leave alone what was there before.
 
     That is a lot: all the tests, what they have imported, and servers. Looking at it stops every thread for 0.4 s,
     now and then, which no deadline can keep; and many tests collect once for each point at which they interrupt.
     """
-    gc.collect()
     gc.freeze()
+    yield
+    gc.collect()  # here, so that nobody else is blamed for what these tests have left open
 
 
 @pytest.fixture(scope="session")
