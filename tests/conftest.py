@@ -38,6 +38,7 @@ def _what_others_made() -> Iterator[None]:
     That is a lot: all the tests, what they have imported, and servers. Looking at it stops every thread for 0.4 s,
     now and then, which no deadline can keep; and many tests collect once for each point at which they interrupt.
     """
+    gc.collect()  # what is frozen stays: a pool that was dropped, say, and with it the housekeeper
     gc.freeze()
     yield
     gc.collect()  # here, so that nobody else is blamed for what these tests have left open
