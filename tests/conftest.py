@@ -32,7 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _what_others_made() -> Iterator[None]:
+def _what_others_made() -> None:
     """Have the collector look at what the tests of a file make, and leave alone what was there before.
 
     That is a lot: all the tests, what they have imported, and servers. Looking at it stops every thread for 0.4 s,
@@ -40,8 +40,6 @@ def _what_others_made() -> Iterator[None]:
     """
     gc.collect()  # what is frozen stays: a pool that was dropped, say, and with it the housekeeper
     gc.freeze()
-    yield
-    gc.collect()  # here, so that nobody else is blamed for what these tests have left open
 
 
 @pytest.fixture(scope="session")
