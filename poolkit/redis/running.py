@@ -93,7 +93,7 @@ class Running:
             return self.topology.batch(commands, state=state, deadline=deadline)
 
         def work() -> list[Any]:
-            replies = self.retrier.repeat(attempt, idempotent, deadline, self.config.policy)
+            replies = self.retrier.repeat(attempt, idempotent, deadline, self.retrier.policy)
             self._run_the_rest(commands, replies, idempotent, deadline)
             if check is not None:
                 check(replies)
@@ -192,7 +192,7 @@ class Running:
                     attempt,
                     idempotent or traits.repeatable(args),
                     deadline,
-                    self.config.policy,
+                    self.retrier.policy,
                 )
             except redis.ResponseError as error:
                 replies[at] = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -12,15 +13,14 @@ from psycopg import sql
 
 from poolkit import OutcomeUnknown, PostgresPool, RetryPolicy
 from poolkit.embedded import PostgresServer
+from poolkit.postgres.lanes import COMMAND_OK, TUPLES_OK, PostgresFlight
+from tests.core.support import LONG
 from tests.faults.proxy import FaultProxy, Way
 
 from .gathering import asking, begin, combined, ready
 from .observing import Watch, assert_whole, at, unique
 
 MakePool = Callable[..., PostgresPool]
-
-SLOW = "select pg_sleep(0.2)"
-"""Answered when what was asked before it has come apart."""
 
 PATIENT = RetryPolicy(attempts=50, base=0.05, cap=0.1)
 
@@ -88,6 +88,31 @@ def lost_behind(tag: bytes) -> Callable[[Way, bytes], bytes]:
 
 
 @pytest.fixture
+def blocked(conninfo: str, deferred: sql.Identifier) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Give a statement that is not answered yet, and what has it answered."""
+    text = sql.SQL("select from {} where i = 0 for update").format(deferred).as_string(None)
+    with psycopg.connect(conninfo) as holder:
+        holder.execute(text)  # type: ignore[call-overload]
+        yield text, holder.rollback
+
+
+@pytest.fixture
+def taken_in(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Give what is set when somebody has a result of a statement whose end has not come."""
+    event = threading.Event()
+    collect = PostgresFlight._collect
+
+    def noted(flight: PostgresFlight) -> Any:
+        answers = collect(flight)
+        if any(each.status in (COMMAND_OK, TUPLES_OK) for each in flight._partial[-1:]):
+            event.set()
+        return answers
+
+    monkeypatch.setattr(PostgresFlight, "_collect", noted)
+    return event
+
+
+@pytest.fixture
 def proxy(
     postgres_server: PostgresServer, make_proxy: Callable[[PostgresServer], FaultProxy]
 ) -> FaultProxy:
@@ -96,26 +121,41 @@ def proxy(
 
 @pytest.mark.parametrize("uses", USES)
 def test_a_write_whose_connection_is_lost_before_its_commit_is_confirmed_has_no_known_outcome(
-    conninfo: str, make_pool: MakePool, proxy: FaultProxy, deferred: sql.Identifier, uses: int
+    conninfo: str,
+    make_pool: MakePool,
+    proxy: FaultProxy,
+    deferred: sql.Identifier,
+    blocked: tuple[str, Callable[[], None]],
+    taken_in: threading.Event,
+    uses: int,
 ) -> None:
     pool = make_pool(at(conninfo, port=proxy.port), min_size=1, max_size=1)
     put = writer(pool, deferred)
     for number in range(100, 100 + uses):
         put(number)
     ready(pool)
+    taken_in.clear()
+    text, release = blocked
     proxy.tamper(lost_behind(b"INSERT 0 1"))
 
-    first, slow = begin(pool, partial(put, 1), asking(pool, SLOW))
+    first, second = begin(pool, partial(put, 1), asking(pool, text))
+    assert taken_in.wait(LONG)
+    release()
 
     assert isinstance(first.outcome(), OutcomeUnknown)
     proxy.pass_through()
-    assert isinstance(slow.outcome(), OutcomeUnknown)
+    assert isinstance(second.outcome(), OutcomeUnknown)
     assert_whole(pool, 1)
 
 
 @pytest.mark.parametrize("uses", USES)
 def test_a_read_that_may_be_repeated_is_answered_though_the_connection_is_lost_behind_its_rows(
-    conninfo: str, make_pool: MakePool, proxy: FaultProxy, uses: int
+    conninfo: str,
+    make_pool: MakePool,
+    proxy: FaultProxy,
+    blocked: tuple[str, Callable[[], None]],
+    taken_in: threading.Event,
+    uses: int,
 ) -> None:
     pool = make_pool(at(conninfo, port=proxy.port), min_size=1, max_size=1, retry=PATIENT)
 
@@ -125,10 +165,14 @@ def test_a_read_that_may_be_repeated_is_answered_though_the_connection_is_lost_b
     for number in range(uses):
         ask(number)
     ready(pool)
+    taken_in.clear()
+    text, release = blocked
     proxy.tamper(lost_behind(b"SELECT 1"))
 
-    read, slow = begin(pool, partial(ask, 7), asking(pool, SLOW))
-    assert isinstance(slow.outcome(), OutcomeUnknown)
+    read, second = begin(pool, partial(ask, 7), asking(pool, text))
+    assert taken_in.wait(LONG)
+    release()
+    assert isinstance(second.outcome(), OutcomeUnknown)
     proxy.pass_through()
 
     assert read.outcome() == (7,)
