@@ -314,21 +314,14 @@ def test_a_cancelled_call_is_over_before_its_cancellation_goes_on(pools):
     assert pools.kit.postgres.stats().leaked == 0
 
 
-def test_a_call_that_is_cancelled_before_its_thread_begins_does_nothing(pools, monkeypatch):
+def test_a_call_that_is_cancelled_before_it_begins_does_nothing(pools):
     begun = []
-    kept = []
-
-    async def late(begin, **options):
-        kept.append(begin)
-        await anyio.sleep_forever()
-
-    monkeypatch.setattr("poolkit.hosts.mcp.threads.to_thread.run_sync", late)
 
     async def main():
-        with anyio.move_on_after(0.05):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
             await pools.bounded(lambda: begun.append(True))()
-        (begin,) = kept
-        begin()
+        assert pools.threads.busy == pools.threads.waiting == 0
 
     run(main)
     assert begun == []
@@ -603,7 +596,7 @@ def test_only_so_many_calls_have_a_thread_and_others_wait_for_one_until_their_de
             for _ in range(3):
                 group.start_soon(client.call_tool, "wait")
             await happens(lambda: len(begun) == 2)
-            assert pools.threads.limiter.borrowed_tokens == 2
+            assert pools.threads.busy == 2
 
             result = await client.call_tool("hurried")
             assert failure(result) == {"reason": "busy", "retryable": True, "retryAfter": 2.0}
@@ -612,7 +605,7 @@ def test_only_so_many_calls_have_a_thread_and_others_wait_for_one_until_their_de
             assert len(begun) == 2
             go_on.set()
         assert len(begun) == 3
-        assert pools.threads.limiter.borrowed_tokens == 0
+        assert pools.threads.busy == 0
 
     run(main)
 

@@ -330,14 +330,14 @@ def test_a_call_that_is_left_to_itself_keeps_its_thread_until_it_ends(monkeypatc
                 group.start_soon(deaf)
                 assert await anyio.to_thread.run_sync(begun.acquire, True, 20)
                 group.cancel_scope.cancel()
-        assert pools.threads.limiter.borrowed_tokens == 2
+        assert pools.threads.busy == 2
         with pytest.raises(CallFailed, match="The server is busy"):
             await hurried()
         assert len(running) == 2
 
         go_on.set()
-        limiter = pools.threads.limiter
-        await happens(lambda: limiter.borrowed_tokens == 0)
+        threads = pools.threads
+        await happens(lambda: threads.busy == 0)
         assert await pools.bounded(lambda: "served")() == "served"
 
     run(main)

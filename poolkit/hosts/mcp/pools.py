@@ -87,6 +87,7 @@ class Pools:
         finally:
             with anyio.CancelScope(shield=True):  # bounded by the kit's drain_timeout
                 await _aside(self._shared.leave)
+            self.threads.dismiss()
 
     # -- use -----------------------------------------------------------------------------------------
 
