@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import gc
 import threading
 import time
 import weakref
@@ -16,6 +17,7 @@ from anyio import from_thread, to_thread
 
 from poolkit import Cancellation, DeadlineExceeded, PoolKit
 from poolkit.core.deadline import NEVER, Deadline
+from poolkit.hosts.mcp import Pools
 from poolkit.hosts.mcp.pools import threads_for
 from poolkit.hosts.mcp.threads import IDLE, Threads
 
@@ -355,6 +357,20 @@ def test_there_are_no_more_threads_than_calls():
     ended = time.monotonic()
     eventually(lambda: not workers() - before)
     assert time.monotonic() - ended < IDLE / 2  # the loop's end was theirs
+
+
+def test_nothing_is_kept_of_an_event_loop_that_is_over():
+    loops = []
+    pools = Pools(PoolKit(http={}, watch=None), threads=3, deadline=20)
+
+    async def main():
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await pools.bounded(lambda: None)()
+
+    for _ in range(2):
+        run(main)
+    gc.collect()
+    eventually(lambda: not any(loop() for loop in loops))
 
 
 def test_threads_that_are_dismissed_end_and_others_come():

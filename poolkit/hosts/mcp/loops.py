@@ -7,14 +7,16 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
 Told = Callable[[Callable[[], None]], object]
+ResultT = TypeVar("ResultT")
 
 
 def teller() -> Told:
@@ -23,11 +25,21 @@ def teller() -> Told:
     It raises RuntimeError once the loop is over.
     """
     try:
-        return asyncio.get_running_loop().call_soon_threadsafe
+        loop = weakref.ref(asyncio.get_running_loop())
     except RuntimeError:
         import trio
 
-        return trio.lowlevel.current_trio_token().run_sync_soon
+        token = weakref.ref(trio.lowlevel.current_trio_token())
+        return lambda what: _alive(token).run_sync_soon(what)
+    return lambda what: _alive(loop).call_soon_threadsafe(what)
+
+
+def _alive(it: weakref.ref[ResultT]) -> ResultT:
+    """Return what is there. A loop that is over is kept by nobody, least of all by what was made for it."""
+    there = it()
+    if there is None:
+        raise RuntimeError("the event loop is over")
+    return there
 
 
 class Tasks:
