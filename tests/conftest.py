@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -38,8 +39,10 @@ def _what_others_made() -> None:
     That is a lot: all the tests, what they have imported, and servers. Looking at it stops every thread for 0.4 s,
     now and then, which no deadline can keep; and many tests collect once for each point at which they interrupt.
     """
-    gc.collect()  # what is frozen stays: a pool that was dropped, say, and with it the housekeeper
-    gc.freeze()
+    gc.collect()
+    # What is frozen stays: a pool that a thread of its own still looks after would probe for the rest of the run.
+    if not any(thread.name.startswith("poolkit-") for thread in threading.enumerate()):
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
