@@ -321,7 +321,7 @@ def test_a_call_that_is_cancelled_before_it_begins_does_nothing(pools):
         with anyio.CancelScope() as scope:
             scope.cancel()
             await pools.bounded(lambda: begun.append(True))()
-        assert pools.threads.busy == pools.threads.waiting == 0
+        assert pools.threads.busy == pools.threads.waiting == pools.threads._alive == 0
 
     run(main)
     assert begun == []
