@@ -43,7 +43,7 @@ NOOP = "no-op tool, plain MCPServer"
 POOLED = "Redis + Postgres + HTTP, PooledServer"
 FEW = 20
 FITTED = f"{POOLED}, {FEW} threads"
-"""With so many threads as suit backends that answer within a millisecond; the default suits slow ones too."""
+"""With fewer threads than the default, which suits slow backends too: where they are fast, it hardly matters."""
 
 TARGETS = (
     Target(name="mcp", contender=FITTED, peer=NOOP, threads=CALLS, measure=P99, at_most=2.0),

@@ -90,10 +90,10 @@ def lost_behind(tag: bytes) -> Callable[[Way, bytes], bytes]:
 @pytest.fixture
 def blocked(conninfo: str, deferred: sql.Identifier) -> Iterator[tuple[str, Callable[[], None]]]:
     """Give a statement that is not answered yet, and what has it answered."""
-    text = sql.SQL("select from {} where i = 0 for update").format(deferred).as_string(None)
+    query = sql.SQL("select from {} where i = 0 for update").format(deferred)
     with psycopg.connect(conninfo) as holder:
-        holder.execute(text)  # type: ignore[call-overload]
-        yield text, holder.rollback
+        holder.execute(query)
+        yield query.as_string(None), holder.rollback
 
 
 @pytest.fixture

@@ -87,7 +87,9 @@ class Pools:
         finally:
             with anyio.CancelScope(shield=True):  # bounded by the kit's drain_timeout
                 await _aside(self._shared.leave)
-            self.threads.dismiss()
+            threads = self._threads.get(None)
+            if threads is not None:
+                threads.dismiss()
 
     # -- use -----------------------------------------------------------------------------------------
 

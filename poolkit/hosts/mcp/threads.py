@@ -39,7 +39,9 @@ ResultT = TypeVar("ResultT")
 
 
 class NoThread(DeadlineExceeded):
-    """No worker thread became free before the deadline of a call: the server has too much to do, not a backend."""
+    """No worker thread became free before the deadline of a call, or could be started: the server has too much to do,
+    not a backend.
+    """
 
 
 class Threads:
@@ -82,7 +84,7 @@ class Threads:
     ) -> ResultT:
         """Run *body* in a thread, once there is one. *name* is what it is called in errors and logs.
 
-        Raises :class:`NoThread` if there is none *until* then.
+        Raises :class:`NoThread` if there is none *until* then, or none can be started.
         """
         await checkpoint_if_cancelled()
         call = Work(body, name=name, until=until)
@@ -114,16 +116,17 @@ class Threads:
             self._calls.discard(call)
         return withdrawn
 
+    def _refuse(self, call: Work, why: str) -> None:
+        if self._withdrawn(call):
+            call.fail(NoThread(f"{call.name}: {why}", stage="waiting"))
+
     def _turn_away(self) -> float:
         """Fail the calls that have waited until their deadline; return that of the next."""
         for call in list(self._calls):
-            if call.until.expired and self._withdrawn(call):
-                call.fail(
-                    NoThread(
-                        f"{call.name}: none of {self.most} worker threads became free within "
-                        f"{call.until.budget:g} s",
-                        stage="waiting",
-                    )
+            if call.until.expired:
+                budget = f"{call.until.budget:g} s"
+                self._refuse(
+                    call, f"none of {self.most} worker threads became free within {budget}"
                 )
         return min((call.until.at for call in self._calls if call.waits), default=math.inf)
 
@@ -140,9 +143,13 @@ class Threads:
                 await to_thread.run_sync(
                     self._serve, scope, abandon_on_cancel=True, limiter=self._unlimited
                 )
-        except Exception:
+        except RuntimeError as error:  # of the system's threads there are no more
             self._alive -= 1
-            logger.exception("no worker thread could be started")
+            why = f"no worker thread could be started: {error}"
+            logger.warning("%s", why)
+            if not self._alive:  # nobody would ever take them
+                for call in list(self._calls):
+                    self._refuse(call, why)
         except anyio.get_cancelled_exc_class():  # the event loop ends
             self._queue.put(None)
             raise
@@ -162,14 +169,16 @@ class Threads:
 
     def _serve(self, scope: anyio.CancelScope) -> None:
         """Run one call after the other, while there are any, until one is interrupted."""
-        while (call := self._next()) is not None:
-            if call.begin(scope):
-                stays = call.run()
-                self._report(call)
-                if not stays:
-                    break
-            del call  # and its result, while the thread waits
-        self._report(None)
+        try:
+            while (call := self._next()) is not None:
+                if call.begin(scope):
+                    stays = call.run()
+                    self._report(call)
+                    if not stays:
+                        break
+                del call  # and its result, while the thread waits
+        finally:
+            self._report(None)
 
     def _next(self) -> Work | None:
         try:
