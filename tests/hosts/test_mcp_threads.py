@@ -403,6 +403,26 @@ def test_threads_that_are_dismissed_end_and_others_come():
     run(main)
 
 
+def test_as_many_come_as_have_left_at_once():
+    met = threading.Barrier(2)
+
+    async def main():
+        threads = Threads(2)
+        async with Occupied(threads, 2):
+            pass
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(call, threads, lambda: met.wait(20))
+            threads.dismiss()  # both leave, and the event loop hears of both when the calls are there
+
+            async def hold_up():
+                eventually(lambda: len(threads._reports) == 2)
+
+            group.start_soon(hold_up)
+
+    run(main)
+
+
 def test_a_thread_without_calls_ends_by_itself(monkeypatch):
     monkeypatch.setattr("poolkit.hosts.mcp.threads.IDLE", 0.0001)
 

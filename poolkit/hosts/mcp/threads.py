@@ -131,7 +131,7 @@ class Threads:
         return min((call.until.at for call in self._calls if call.waits), default=math.inf)
 
     def _hire(self) -> None:
-        if self._alive < min(self.most, len(self._calls)):
+        while self._alive < min(self.most, len(self._calls)):
             self._alive += 1
             self._tasks.start(self._employ)
 
