@@ -20,6 +20,9 @@ logger = logging.getLogger("poolkit")
 AGAIN = 0.05
 """Seconds after which the signal is sent once more, if nobody has noticed it."""
 
+LEAVING = 1.0
+"""Seconds that the handler may take to return before the signal is sent once more, whatever it does."""
+
 
 class CloseOnSigterm:
     """Closes a kit on SIGTERM, in a thread, since a handler may interrupt whoever holds a lock.
@@ -31,6 +34,7 @@ class CloseOnSigterm:
         self._kit = kit
         self._installed = False
         self._closed = False
+        self._left = threading.Event()  # the handler that has started the thread
         self._passed_on = threading.Event()
         self._before: Any = None
         self._thread: threading.Thread | None = None
@@ -62,7 +66,10 @@ class CloseOnSigterm:
         if self._thread is not None and self._thread.is_alive():
             return  # it is being closed
         self._thread = threading.Thread(target=self._close, name="poolkit-sigterm", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        finally:
+            self._left.set()
 
     def _close(self) -> None:
         try:
@@ -70,7 +77,10 @@ class CloseOnSigterm:
         except Exception:
             logger.exception("kit %r could not be closed on SIGTERM", self._kit.name)
         self._closed = True
-        # Python does not notice a signal that comes while the main thread is in a handler and waits thereafter.
+        # Who is told within this handler is told within whatever it has interrupted, ``Event.wait`` say, for as long as
+        # that takes: a ``set`` of the same event would wait for ever.
+        self._left.wait(LEAVING)
+        # Python may sleep through a signal that comes just as the main thread begins to wait: it is sent until noticed.
         # But when somebody else listens by now, the kit closed by the main thread say, once is enough.
         while not self._passed_on.is_set():
             ours = signal.getsignal(signal.SIGTERM) == self._told
