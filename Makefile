@@ -42,11 +42,11 @@ demo: $(installed) ## Serve 500 concurrent requests three ways, and compare
 
 .PHONY: test
 test: $(installed) $(VENV)/.browser $(VENV)/.pgbouncer ## Run the tests
-	$(python) -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
+	$(python) -m pytest --numprocesses=$(JOBS) --dist=loadfile --max-worker-restart=1 $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(installed) ## Run the generated tests with new and many more examples
-	HYPOTHESIS_PROFILE=fuzz $(python) -m pytest --timeout=1800 tests/core/models tests/fuzz $(ARGS)
+	HYPOTHESIS_PROFILE=fuzz $(python) -m pytest --timeout=1800 -o faulthandler_timeout=2000 tests/core/models tests/fuzz $(ARGS)
 
 # Where there is no browser, and none can be had, the tests that need one are skipped, and say so.
 $(VENV)/.browser: $(installed)

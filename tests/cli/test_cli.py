@@ -154,13 +154,16 @@ def test_ctrl_c_ends_the_demo_without_a_traceback():
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        seen = []
-        for line in process.stderr:
-            seen.append(line)
-            if line.startswith("no pool:"):
-                break
-        process.send_signal(signal.SIGINT)
-        output, rest = process.communicate(timeout=30)
+        try:
+            seen = []
+            for line in process.stderr:
+                seen.append(line)
+                if line.startswith("no pool:"):
+                    break
+            process.send_signal(signal.SIGINT)
+            output, rest = process.communicate(timeout=30)
+        finally:
+            process.kill()  # or one that hangs would be waited for
 
     assert process.returncode == 130, "".join(seen) + rest
     assert output == ""
