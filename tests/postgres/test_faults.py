@@ -113,7 +113,7 @@ class TestLostAnswers:
         assert_whole(far, 2)
         first, *others = [table.count(f"{n}") for n in range(5)]
         assert first == 1
-        assert all(count <= 1 for count in others)  # the server may have given up as its answers came back
+        assert all(count <= 1 for count in others)  # the server may have given up before
 
     def test_a_lost_insert_is_repeated_when_the_caller_says_it_may_be(
         self, far: PostgresPool, proxy: FaultProxy, table: Table
