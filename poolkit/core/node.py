@@ -119,7 +119,7 @@ class Node(Generic[ConnT]):
 
     def dropped(self, conn: ConnT) -> None:
         """Take note of a connection that was collected and not closed. Called by a finalizer: no locks."""
-        self.shelf.collected.append(conn)
+        self.shelf.dropped(conn)
 
     # -- look after it ---------------------------------------------------------------------------------
 

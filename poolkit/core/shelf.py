@@ -81,7 +81,7 @@ class Shelf(Generic[ConnT]):
         # By id, since a WeakSet can't be read while others write to it.
         self._connections: weakref.WeakValueDictionary[int, ConnT] = weakref.WeakValueDictionary()
         # Filled by finalizers, which run at any point of any thread and so may take no lock.
-        self.collected: deque[ConnT] = deque()
+        self._collected: deque[ConnT] = deque()
         self._lock = threading.RLock()  # a collection in here may come back
         # Written by anybody, read without a lock:
         self._suspect_since = 0.0  # those last used before are checked before they are lent
@@ -159,14 +159,21 @@ class Shelf(Generic[ConnT]):
         self._condemned = monotonic()
         self.clear("replaced")
 
+    def dropped(self, conn: ConnT) -> None:
+        """Take note of a connection that was collected and not closed. Called by a finalizer: no locks."""
+        self._collected.append(conn)
+        if self._closed:  # nobody sweeps any more
+            conn.disconnect()
+
     def end(self, reason: str) -> None:
         """Keep nothing any more."""
         self._closed = True
         self.clear(reason)
+        self._close_collected()
 
     def sweep(self) -> None:
         """Close what is dead, too old, or was not needed for long; count what was dropped."""
-        self._close_all(self.collected, "dropped and not closed")
+        self._close_collected()
         now = monotonic()
         for conn in list(self._idle):
             old = now >= conn.dies or now - conn.last_used >= conn.idle_timeout
@@ -224,6 +231,9 @@ class Shelf(Generic[ConnT]):
                     break  # all were lent meanwhile
         for conn in surplus:
             self.close(conn, "more are idle than max_idle")
+
+    def _close_collected(self) -> None:
+        self._close_all(self._collected, "dropped and not closed")
 
     def _close_all(self, conns: deque[ConnT], reason: str) -> None:
         while conns:

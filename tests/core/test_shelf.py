@@ -213,11 +213,25 @@ def test_what_was_collected_unclosed_is_counted_as_closed():
     conn = Conn()
     shelf = shelf_of()
     shelf.add(conn, 0.0)
-    shelf.collected.append(conn)
+    shelf.dropped(conn)
 
     shelf.sweep()
 
     assert shelf._events.reasons == ["dropped and not closed"]
+
+
+def test_what_was_collected_unclosed_is_closed_in_the_end():
+    before, after = Conn(), Conn()
+    shelf = shelf_of()
+    for conn in (before, after):
+        shelf.add(conn, 0.0)
+
+    shelf.dropped(before)
+    shelf.end("closed")
+    shelf.dropped(after)  # and nobody sweeps any more
+
+    assert not before.is_connected
+    assert not after.is_connected
 
 
 # -- no more than max_idle -----------------------------------------------------------------------------

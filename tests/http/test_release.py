@@ -269,6 +269,22 @@ def interrupted(call: Callable[[], object], at: int) -> str | None:
     return interruption.where
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_after_an_interruption_at_any_point_a_closed_pool_has_no_connection(own_http):
+    server = own_http()
+    kept = []  # or the collector would close what they have
+    at, where = 1, ""
+    while where is not None:
+        with HttpPool(retry=ONCE) as http:
+            http.get(f"{server.url}/json")
+            where = interrupted(lambda: http.get(f"{server.url}/json"), at)  # noqa: B023
+        kept.append(http)
+        at += 1
+
+    assert len(kept) > 100
+    eventually(lambda: server.counts().open == 0, timeout=5)
+
+
 # What strikes a finalizer goes to sys.unraisablehook, and nowhere else.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
