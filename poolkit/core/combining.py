@@ -28,8 +28,9 @@ from .lease import caller
 from .lending import Lender
 from .pace import Pace
 from .reading import Reading
-from .retry import Phase, Try
+from .retry import Try
 from .stats import Tally
+from .verdict import Phase
 
 KEEP = 0.020
 """Seconds for which a connection goes from leader to leader before it is given back, to be looked at."""

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from . import checks
+from .budget import RetryBudget
 from .config import PoolConfig
 from .deadline import Deadline, deadline
 from .events import Closed, Events, Opened
@@ -18,7 +19,6 @@ from .housekeeper import housekeeper
 from .lease import Holder
 from .lending import Lender, ServerState
 from .lifecycle import Lifecycle, Running
-from .retry import RetryBudget
 from .stats import PoolStats, Tally
 
 if TYPE_CHECKING:

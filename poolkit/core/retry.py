@@ -1,84 +1,31 @@
-"""What may be tried again, when, and how often.
+"""What is tried again, when, and how often.
 
-A backend classifies each failure once into a :class:`Verdict`; the :class:`Retrier` acts on it. Waiting is
-exponential with full jitter, never past the deadline, and all threads of a pool share one budget, so that
-an outage is not multiplied by its retries.
+The :class:`Retrier` acts on the verdict of a backend. Waiting is exponential with full jitter, never past the deadline,
+nor beyond what is left of the budget.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, NoReturn, Protocol, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import tenacity
 
 from . import checks
+from .budget import RetryBudget
 from .deadline import Deadline
 from .errors import ConfigError, DeadlineOutcomeUnknown, OutcomeUnknown
 from .events import Ended, Events, Failed, Retried
 from .stats import Tally
+from .verdict import OWN, Again, Classify, Phase, Verdict
 
 logger = logging.getLogger("poolkit")
 
 ResultT = TypeVar("ResultT")
 ErrorT = TypeVar("ErrorT", bound=BaseException)
-
-
-class Phase(enum.Enum):
-    """How far an operation had come when it failed."""
-
-    CONNECTING = "connecting"
-    """Nothing of it was sent."""
-    RUNNING = "running"
-    """It was sent, and takes effect by itself."""
-    IN_PARTS = "running, in parts"
-    """It was sent, and may take effect in parts, each by itself."""
-    IN_TRANSACTION = "in a transaction"
-    """It was sent inside a transaction whose commit was not: a lost connection undoes it."""
-    COMMITTING = "committing"
-    """The commit was sent."""
-
-
-class Again(enum.Enum):
-    """Whether an operation may be tried again."""
-
-    SAFE = "safe"
-    """It did not take effect."""
-    IF_IDEMPOTENT = "if idempotent"
-    """It may have taken effect."""
-    NEVER = "never"
-    """Trying again would not help, or is the caller's decision."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a failure means. Made in a backend's ``failures.py``, nowhere else.
-
-    ``unknown``: it may have taken effect. ``throttled``: the backend asked for less. ``hopeless``: no
-    connection can be made until a person mends the cause. ``wait``: seconds that the backend asked to be
-    left alone before it is asked again.
-    """
-
-    again: Again
-    unknown: bool = False
-    throttled: bool = False
-    hopeless: bool = False
-    wait: float = 0.0
-
-
-OWN = Verdict(Again.NEVER)
-"""The caller's own error: passes through, the connection is fine."""
-
-
-class Classify(Protocol):
-    """Tells what a failure means."""
-
-    def __call__(self, error: BaseException, phase: Phase) -> Verdict: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,41 +48,6 @@ class RetryPolicy:
             raise ConfigError(
                 f"RetryPolicy.base ({self.base:g} s) is more than cap ({self.cap:g} s)"
             )
-
-
-class RetryBudget:
-    """What all threads of a pool may spend on retries, refilled by successes.
-
-    500 tokens, 14 for a transient failure and 5 for a throttled one; each success gives one back, a
-    retry that succeeds gives its price back (the standard mode of botocore's retries, version 2.1).
-    """
-
-    CAPACITY = 500
-    TRANSIENT = 14
-    THROTTLED = 5
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tokens = self.CAPACITY
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are left."""
-        return self._tokens
-
-    def spend(self, price: int) -> bool:
-        """Take *price* tokens if there are so many; return whether there were."""
-        with self._lock:
-            if self._tokens < price:
-                return False
-            self._tokens -= price
-            return True
-
-    def refund(self, price: int = 1) -> None:
-        """Give tokens back after a success."""
-        if self._tokens < self.CAPACITY:
-            with self._lock:
-                self._tokens = min(self.CAPACITY, self._tokens + price)
 
 
 def _nothing() -> None:

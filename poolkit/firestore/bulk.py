@@ -13,7 +13,8 @@ from google.cloud.firestore_v1 import types
 
 from ..core.deadline import Deadline
 from ..core.errors import OutcomeUnknown, PoolKitError
-from ..core.retry import Again, Phase, RetryPolicy
+from ..core.retry import RetryPolicy
+from ..core.verdict import Again, Phase
 from . import channels
 from .failures import classify, is_precondition
 from .operations import MOST_WRITES, Writes

@@ -16,7 +16,8 @@ from ..core.errors import OutcomeUnknown, PoolClosed
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Lease
 from ..core.lending import Lender
-from ..core.retry import Phase, Try
+from ..core.retry import Try
+from ..core.verdict import Phase
 from . import channels
 from .channels import Metadata
 from .failures import NotSent, Refused, was_refused

@@ -10,12 +10,13 @@ from typing import Any
 from google.api_core import exceptions
 from google.cloud.firestore_v1 import types
 
+from ..core.budget import RetryBudget
 from ..core.deadline import Deadline, ambient
 from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from ..core.lending import Lender
-from ..core.retry import Retrier, RetryBudget, Try
+from ..core.retry import Retrier, Try
 from ..core.stats import PoolStats, Tally
 from . import channels, commits
 from .bulk import Bulk, BulkResult, request_for

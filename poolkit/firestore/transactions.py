@@ -13,7 +13,8 @@ from google.cloud.firestore_v1 import types
 
 from ..core.deadline import Deadline, ambient
 from ..core.errors import PoolKitError
-from ..core.retry import Phase, Retrier, Try
+from ..core.retry import Retrier, Try
+from ..core.verdict import Phase
 from . import channels
 from .calls import Caller
 from .lines import Lines, Turn

@@ -19,7 +19,7 @@ from urllib3.exceptions import (
 )
 
 from ..core.errors import BackendUnavailable, OutcomeUnknown, PoolKitError
-from ..core.retry import OWN, Again, Phase, Verdict
+from ..core.verdict import OWN, Again, Phase, Verdict
 
 if TYPE_CHECKING:
     from .response import Response

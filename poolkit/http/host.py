@@ -8,12 +8,14 @@ from time import monotonic
 
 from urllib3.exceptions import HTTPError
 
+from ..core.budget import RetryBudget
 from ..core.deadline import Deadline
 from ..core.errors import DeadlineExceeded, PoolKitError
 from ..core.events import Events
 from ..core.node import Node
-from ..core.retry import Phase, Retrier, RetryBudget, RetryPolicy, Try
+from ..core.retry import Retrier, RetryPolicy, Try
 from ..core.stats import PoolStats, Tally
+from ..core.verdict import Phase
 from .config import HttpConfig
 from .connection import PooledConnection
 from .failures import RETRIED, Final, HungUp, NotSent, Refused, TooLate, classify, is_hopeless

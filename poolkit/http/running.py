@@ -15,13 +15,14 @@ from urllib3.exceptions import (
 from urllib3.util import Retry
 from urllib3.util.retry import RequestHistory
 
+from ..core.budget import RetryBudget
 from ..core.deadline import Deadline
 from ..core.errors import AddressBlocked, ConfigError
 from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from ..core.lending import Lender
-from ..core.retry import RetryBudget, RetryPolicy
+from ..core.retry import RetryPolicy
 from ..core.stats import PoolStats
 from .config import HttpConfig
 from .events import METHODS, Answered, HttpListener, Requested

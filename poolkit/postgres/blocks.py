@@ -14,7 +14,8 @@ from ..core.errors import OutcomeUnknown, PoolKitError
 from ..core.lease import Lease
 from ..core.lending import Lender
 from ..core.lifecycle import Lifecycle
-from ..core.retry import Phase, Try
+from ..core.retry import Try
+from ..core.verdict import Phase
 from .cleaning import undo
 from .connection import IDLE, INERROR, PooledConnection
 from .failures import NotRun, classify

@@ -21,8 +21,8 @@ from ..core.deadline import NEVER, Deadline, ambient
 from ..core.errors import DeadlineExceeded
 from ..core.lease import Lease
 from ..core.reading import SILENCE
-from ..core.retry import Phase
 from ..core.sockets import hung_up
+from ..core.verdict import Phase
 from .cancelling import cancel, cancel_in_background
 from .cursors import PooledCursor, PooledServerCursor
 from .effects import changes_session, takes_effect_in_parts

@@ -8,7 +8,7 @@ from __future__ import annotations
 import psycopg
 
 from ..core.errors import OutcomeUnknown, PoolKitError
-from ..core.retry import OWN, Again, Phase, Verdict
+from ..core.verdict import OWN, Again, Phase, Verdict
 
 _NOT_RUN = Verdict(Again.SAFE)
 _FULL = Verdict(Again.SAFE, throttled=True)

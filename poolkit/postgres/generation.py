@@ -31,8 +31,8 @@ from ..core.events import Connected, Events, Removed
 from ..core.gate import Waited
 from ..core.housekeeper import housekeeper
 from ..core.lease import Lease, LeaseBook
-from ..core.retry import Phase
 from ..core.stats import Tally
+from ..core.verdict import Phase
 from .cleaning import clean
 from .config import PostgresConfig
 from .connection import PooledConnection

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.budget import RetryBudget
 from ..core.combining import Combiner
 from ..core.deadline import Deadline
 from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder, LeaseBook
 from ..core.lending import Lender
-from ..core.retry import Phase, Retrier, RetryBudget, Try
+from ..core.retry import Retrier, Try
 from ..core.stats import PoolStats, Tally
+from ..core.verdict import Phase
 from .config import PostgresConfig
 from .connection import PooledConnection
 from .effects import combines, takes_effect_in_parts

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import redis
 
 from ..core.errors import OutcomeUnknown
-from ..core.retry import Phase
+from ..core.verdict import Phase
 from .commands import Argument, Session, traits_of
 from .failures import classify
 

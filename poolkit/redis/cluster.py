@@ -19,8 +19,9 @@ from ..core.errors import (
     PoolKitError,
 )
 from ..core.events import Events
-from ..core.retry import Phase, Try
+from ..core.retry import Try
 from ..core.stats import Tally
+from ..core.verdict import Phase
 from .commands import ASKING, Argument, Command, Traits
 from .config import RedisConfig
 from .connection import PooledConnection

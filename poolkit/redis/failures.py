@@ -17,7 +17,7 @@ from ..core.errors import (
     OutcomeUnknown,
     PoolKitError,
 )
-from ..core.retry import OWN, Again, Phase, Verdict
+from ..core.verdict import OWN, Again, Phase, Verdict
 
 _NOT_RUN = Verdict(Again.SAFE)
 _NOT_NOW = Verdict(Again.SAFE, throttled=True)

@@ -14,8 +14,9 @@ from ..core.deadline import Deadline
 from ..core.events import Events
 from ..core.lease import Holder
 from ..core.node import Node
-from ..core.retry import Phase, Try
+from ..core.retry import Try
 from ..core.stats import Tally
+from ..core.verdict import Phase
 from .address import Server
 from .commands import Argument, Command, Traits
 from .config import RedisConfig

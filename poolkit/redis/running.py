@@ -8,14 +8,16 @@ from typing import Any, TypeVar
 
 import redis
 
+from ..core.budget import RetryBudget
 from ..core.deadline import Deadline, ambient
 from ..core.errors import PoolKitError
 from ..core.events import Events
 from ..core.housekeeper import Timer, housekeeper
 from ..core.lease import Holder
 from ..core.lending import Lender
-from ..core.retry import Again, Phase, Retrier, RetryBudget, Try
+from ..core.retry import Retrier, Try
 from ..core.stats import PoolStats, Tally
+from ..core.verdict import Again, Phase
 from .cluster import Cluster
 from .commands import Argument, Command, Traits, traits_of
 from .config import RedisConfig

@@ -17,8 +17,8 @@ from ..core.errors import PoolClosed
 from ..core.events import Events
 from ..core.housekeeper import housekeeper
 from ..core.outage import Outage
-from ..core.retry import Phase
 from ..core.stats import Tally
+from ..core.verdict import Phase
 from .address import Server
 from .commands import Argument
 from .config import RedisConfig

@@ -19,10 +19,12 @@ from poolkit import (
     RetryPolicy,
     deadline,
 )
+from poolkit.core.budget import RetryBudget
 from poolkit.core.deadline import NEVER, PULSE
 from poolkit.core.events import Events
-from poolkit.core.retry import Again, Phase, Retrier, RetryBudget, Verdict
+from poolkit.core.retry import Retrier
 from poolkit.core.stats import Tally
+from poolkit.core.verdict import Again, Phase, Verdict
 
 from .support import together
 

@@ -7,7 +7,7 @@ import pytest
 from google.api_core import exceptions
 
 from poolkit import OutcomeUnknown, PoolClosed
-from poolkit.core.retry import Again, Phase
+from poolkit.core.verdict import Again, Phase
 from poolkit.firestore.failures import (
     NotSent,
     Refused,

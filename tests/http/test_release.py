@@ -277,7 +277,7 @@ def test_after_an_interruption_at_any_point_a_closed_pool_has_no_connection(own_
     while where is not None:
         with HttpPool(retry=ONCE) as http:
             http.get(f"{server.url}/json")
-            where = interrupted(lambda: http.get(f"{server.url}/json"), at)  # noqa: B023
+            where = interrupted(lambda: http.get(f"{server.url}/json"), at)
         kept.append(http)
         at += 1
 

@@ -22,7 +22,7 @@ from poolkit import (
     RetryPolicy,
     deadline,
 )
-from poolkit.core.retry import RetryBudget
+from poolkit.core.budget import RetryBudget
 from poolkit.http.failures import RETRIED, retry_after
 from poolkit.http.request import IDEMPOTENT
 from tests.core.support import Task, eventually, together

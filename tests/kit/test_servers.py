@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poolkit import BackendUnavailable, HttpPool, PostgresPool, RedisPool, RetryPolicy
-from poolkit.core.retry import RetryBudget
+from poolkit.core.budget import RetryBudget
 from poolkit.embedded import HttpServer
 
 from ..core.support import Task, eventually

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from poolkit import PostgresPool
-from poolkit.core.retry import OWN, Phase
+from poolkit.core.verdict import OWN, Phase
 from poolkit.postgres.failures import classify
 
 from . import disk

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from poolkit import DeadlineOutcomeUnknown, OutcomeUnknown, PostgresPool, deadline
-from poolkit.core.retry import Again, Phase
+from poolkit.core.verdict import Again, Phase
 from poolkit.postgres.effects import changes_session, takes_effect_in_parts
 from poolkit.postgres.failures import classify
 from poolkit.postgres.statement import shorten

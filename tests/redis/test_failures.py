@@ -19,7 +19,7 @@ from poolkit import (
     PoolTimeout,
     RedisPool,
 )
-from poolkit.core.retry import Again, Phase, Verdict
+from poolkit.core.verdict import Again, Phase, Verdict
 from poolkit.redis.failures import NotSent, classify, is_busy, is_full
 
 from .scripted import ScriptedRedis

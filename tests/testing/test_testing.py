@@ -17,8 +17,9 @@ from poolkit import (
     RetryPolicy,
 )
 from poolkit.core import events
-from poolkit.core.retry import Again, Retrier, Verdict
+from poolkit.core.retry import Retrier
 from poolkit.core.stats import Tally
+from poolkit.core.verdict import Again, Verdict
 from poolkit.testing import Faulty, Recorder, assert_nothing_held, no_pauses
 
 from ..core.support import Task

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from poolkit import Deadline, Listener, OutcomeUnknown, RetryPolicy
 from poolkit.core import deadline as deadline_module
 from poolkit.core import instant as instant_module
+from poolkit.core.budget import RetryBudget
 from poolkit.core.deadline import NEVER
 from poolkit.core.events import Events
-from poolkit.core.retry import OWN, Again, Phase, Retrier, RetryBudget, Verdict
+from poolkit.core.retry import Retrier
 from poolkit.core.stats import Tally
+from poolkit.core.verdict import OWN, Again, Phase, Verdict
 from tests.generated import examples
 
 from .clock import Clock
