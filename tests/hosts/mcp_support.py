@@ -62,7 +62,9 @@ def environment(**settings: str) -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("POOLKIT_")
     }
-    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **settings}
+    # Google's libraries say goodbye to Python 3.10, at their import.
+    warnings = "default,ignore:You are using a non-supported Python version:FutureWarning"
+    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": warnings, **settings}
 
 
 def over_stdio(

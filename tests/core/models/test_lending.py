@@ -70,6 +70,15 @@ class AnyOrder(RuleBasedStateMachine):
     def idle_actors(self):
         return [actor for actor in self.actors if actor not in self.waiting]
 
+    @property
+    def gone(self):
+        """The loans that nobody can give back any more."""
+        return [
+            loan
+            for loan in self.loans
+            if loan.connection is None or not loan.actor.thread.is_alive()
+        ]
+
     def lent(self, actor):
         lease, connection = actor.outcome.result()
         actor.outcome.value = None  # the loan alone refers to it
@@ -113,6 +122,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert len(error.holders) == len(self.loans)
         self.timeouts += 1
         actor.outcome.error = None
+        # The housekeeper takes back what was dropped, in a moment.
+        eventually(lambda: self.heard["leaked"] == self.leaked + len(self.gone))
         self.note_forgotten()
 
     @precondition(lambda self: self.idle_actors and not self.closed)
@@ -178,11 +189,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def note_forgotten(self):
         """What nobody can give back any more has been taken back."""
-        gone = [
-            loan
-            for loan in self.loans
-            if loan.connection is None or not loan.actor.thread.is_alive()
-        ]
+        gone = self.gone
         for loan in gone:
             self.loans.remove(loan)
         self.leaked += len(gone)
