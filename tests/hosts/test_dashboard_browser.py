@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",  # which is small in containers
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -134,6 +135,12 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = 5  # a browser may open a connection before it has something to ask
+
+    def handle(self):
+        with suppress(TimeoutError):
+            super().handle()
+
     def log_message(self, *args):
         """Say nothing."""
 
