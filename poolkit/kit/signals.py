@@ -21,7 +21,7 @@ AGAIN = 0.05
 """Seconds after which the signal is sent once more, if nobody has noticed it."""
 
 LEAVING = 1.0
-"""Seconds that the handler may take to return before the signal is sent once more, whatever it does."""
+"""Seconds that the handler is given to return, before the signal is sent once more: it may have been interrupted."""
 
 
 class CloseOnSigterm:
@@ -66,10 +66,8 @@ class CloseOnSigterm:
         if self._thread is not None and self._thread.is_alive():
             return  # it is being closed
         self._thread = threading.Thread(target=self._close, name="poolkit-sigterm", daemon=True)
-        try:
-            self._thread.start()
-        finally:
-            self._left.set()
+        self._thread.start()
+        self._left.set()
 
     def _close(self) -> None:
         try:

@@ -372,14 +372,14 @@ def test_on_sigterm_whoever_handled_it_before_is_told_after_the_kit_has_closed(c
 
 
 NESTED = """
-    import os, signal, threading, time
+    import os, signal, threading
     from poolkit import PoolKit
 
     start = threading.Thread.start
 
     def slowly(thread):
         start(thread)
-        time.sleep(0.2)                   # as on a busy machine: the thread gets on, who started it does not
+        thread.join(0.2)                  # as on a busy machine: the thread gets on, who started it does not
 
     def told(number, frame):
         while frame is not None and frame.f_code.co_name != "_told":
