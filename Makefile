@@ -40,6 +40,7 @@ $(installed): setup.cfg setup.py
 demo: $(installed) ## Serve 500 concurrent requests three ways, and compare
 	@$(bin)/poolkit demo $(ARGS)
 
+# A test that hangs ends its process, and is tried again in another one: once is enough.
 .PHONY: test
 test: $(installed) $(VENV)/.browser $(VENV)/.pgbouncer ## Run the tests
 	$(python) -m pytest --numprocesses=$(JOBS) --dist=loadfile --max-worker-restart=1 $(ARGS)

@@ -489,7 +489,7 @@ def test_a_wait_is_counted_and_measured():
     held = pool.lender.lend(NEVER)
     task = Task(pool.lender.lend, NEVER)
     eventually(lambda: pool.stats.waiting == 1)
-    sleep(0.01)
+    sleep(0.01)  # that is what is measured
     pool.lender.take_back(*held)
     pool.lender.take_back(*task.result())
 

@@ -105,7 +105,7 @@ def test_now_is_told_while_it_is(scripted):
             stats = http.stats_by_host()[server.url]
             assert (stats.size, stats.in_use, stats.idle, stats.waiting) == (2, 2, 0, 1)
             assert "2 of at most 2 connections open, 2 in use, 0 idle, 1 waiting" in repr(http)
-            time.sleep(0.01)
+            time.sleep(0.01)  # that is what is measured
         waiting.result()
         assert http.stats().wait.max >= 0.01
 

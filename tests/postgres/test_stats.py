@@ -81,7 +81,7 @@ def test_state_now_is_told(conninfo: str, make_pool: MakePool) -> None:
             waiter = Task(lambda: db.query("select 1"))
             until(lambda: db.stats().waiting == 1)
             assert (db.stats().in_use, db.stats().idle) == (2, 0)
-            time.sleep(0.01)
+            time.sleep(0.01)  # that is what is measured
     assert waiter.outcome() == [(1,)]
     until(lambda: db.stats().in_use == 0)
     assert (db.stats().idle, db.stats().waiting) == (2, 0)
